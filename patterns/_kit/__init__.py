@@ -1,0 +1,1 @@
+"""Not patterns: the `patterns` command, the catalogue, the copier, the garden."""

@@ -1,0 +1,1 @@
+"""API Pagination Strategy: walk a paged API, and serve one."""
