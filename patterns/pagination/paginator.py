@@ -660,6 +660,8 @@ class Walk:
                 content = json.dumps(_fill(first, address), allow_nan=False).encode()
             headers = first.headers.copy()
             headers.pop("content-length", None)
+            if _origin(url) != _origin(first.url):
+                headers.pop("host", None)
             request = httpx.Request(
                 first.method,
                 url,
@@ -730,6 +732,7 @@ class Walk:
         """
         given = set(self._first.url.query.decode().split("&"))
         words = {w for value in sent.headers.values() for w in (value, *value.split())}
+        words.add(self._first.url.password or " ")
         keep: list[str] = []
         fill: list[str] = []
         for pair in url.query.decode().split("&"):
