@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: 2026 The API integration patterns authors
+# SPDX-License-Identifier: MIT
 """Run the `patterns` command as `python -m patterns`."""
 
 import sys

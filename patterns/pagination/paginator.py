@@ -50,6 +50,7 @@ __all__ = [
 
 #: A dotted path into the JSON body (`"meta.next"`), or a function of the response.
 Path: TypeAlias = "str | Callable[[httpx.Response], Any]"
+Work: TypeAlias = "Callable[..., Coroutine[Any, Any, Any]]"
 
 _ENDLESS = 10_000  # pages, where a walk without `max_pages` is taken for endless
 _ABSENT = object()
@@ -762,7 +763,7 @@ class Walk:
     async def _join(self, job: Any) -> Any:
         raise NotImplementedError
 
-    def _spawn(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    def _spawn(self, work: Work, *args: Any) -> Any:
         raise NotImplementedError
 
 
@@ -780,6 +781,7 @@ class paginate(Walk, Iterator[Any]):
     [1, 2, 3]
     """
 
+    _loop: Iterator[Any] | None = None
     _pool: ThreadPoolExecutor | None = None
 
     def __post_init__(self) -> None:
@@ -801,12 +803,8 @@ class paginate(Walk, Iterator[Any]):
             self.close()
 
     def __next__(self) -> Any:
-        while True:
-            for item in self._rest:
-                self._index += 1
-                return item
-            if _run(self._turn()) is None:
-                raise StopIteration
+        self._loop = self._loop or iter(self)
+        return next(self._loop)
 
     def pages(self) -> Iterator[Page]:
         """Yield pages instead of items, each with its raw response."""
@@ -819,6 +817,7 @@ class paginate(Walk, Iterator[Any]):
     def close(self) -> None:
         """Give up the pages on their way; the walk can still be taken up again."""
         self._forget()
+        self._loop = None
         if self._pool:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -826,7 +825,7 @@ class paginate(Walk, Iterator[Any]):
     async def _send(self, request: httpx.Request) -> httpx.Response:
         return cast(httpx.Response, self.client.send(request, follow_redirects=False))
 
-    def _spawn(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    def _spawn(self, work: Work, *args: Any) -> Any:
         workers = max(self.prefetch, self.concurrency)
         self._pool = self._pool or ThreadPoolExecutor(workers)
         return self._pool.submit(lambda: _run(work(*args)))
@@ -841,6 +840,8 @@ class apaginate(Walk, AsyncIterator[Any]):
     `prefetch` and `concurrency` use asyncio tasks; without them any event loop will
     do. A loop that may be left early is best put under `contextlib.aclosing`.
     """
+
+    _loop: AsyncIterator[Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.client, httpx.AsyncClient):
@@ -859,12 +860,8 @@ class apaginate(Walk, AsyncIterator[Any]):
             await self.aclose()
 
     async def __anext__(self) -> Any:
-        while True:
-            for item in self._rest:
-                self._index += 1
-                return item
-            if await self._turn() is None:
-                raise StopAsyncIteration
+        self._loop = self._loop or aiter(self)
+        return await anext(self._loop)
 
     async def pages(self) -> AsyncGenerator[Page, None]:
         """Yield pages instead of items, each with its raw response."""
@@ -876,16 +873,18 @@ class apaginate(Walk, AsyncIterator[Any]):
 
     async def aclose(self) -> None:
         """Cancel the pages on their way; the walk can still be taken up again."""
+        self._loop = None
         jobs = self._forget()
         for job in jobs:
             job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        if jobs:
+            await asyncio.gather(*jobs, return_exceptions=True)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         response = await self.client.send(request, follow_redirects=False)
         return cast(httpx.Response, response)
 
-    def _spawn(self, work: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    def _spawn(self, work: Work, *args: Any) -> Any:
         task = asyncio.ensure_future(work(*args))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task

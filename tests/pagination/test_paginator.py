@@ -1336,3 +1336,18 @@ def test_compressed_pages():
         return httpx.Response(200, content=body, headers={"content-encoding": "gzip"})
 
     assert walk(Server(answer), BASE, CURSOR, items="data") == [1]
+
+
+def test_any_event_loop():
+    """Without tasks ahead, an async walk needs no asyncio."""
+
+    async def collect():
+        transport = httpx.MockTransport(Server(tokens(PAGES)))
+        client = httpx.AsyncClient(transport=transport)
+        found = paginator.apaginate(client, BASE, CURSOR, items="data")
+        return [item async for item in found]
+
+    steps = collect()
+    with pytest.raises(StopIteration) as done:
+        steps.send(None)
+    assert done.value.value == ALL

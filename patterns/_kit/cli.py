@@ -1,0 +1,435 @@
+# SPDX-FileCopyrightText: 2026 The API integration patterns authors
+# SPDX-License-Identifier: MIT
+"""The `patterns` command: list, read, copy, compare and update patterns.
+
+It never prompts, never uses the network, and never runs pip or git. `--json` prints
+one object on standard output; text for people then goes to standard error.
+
+`patterns list` and `patterns --help` start in at most three times a bare
+interpreter, of which `argparse` alone takes half: a command imports what it needs
+when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from patterns._kit.catalogue import PACKAGE, Pattern, catalogue
+
+TYPE_CHECKING = False  # without the cost of importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TextIO
+
+    from patterns._kit.copier import Change, Report
+
+__all__ = ["main"]
+
+SCHEMA = 1
+
+# Verbs that hand the rest of the command line to `main(argv) -> int` of a module:
+# the module, the dependency group that it needs, and what it does.
+_DELEGATES = {
+    "garden": (
+        "patterns._kit.garden",
+        "site",
+        "check and write what the notes, patterns and notebooks say of each other",
+    ),
+}
+
+_EXITS = """\
+exit status: 0 done or in order; 1 refused, different, or not current;
+2 usage; 3 conflicts are left in a file"""
+
+
+def main(argv: list[str] | None = None, *, package: Path = PACKAGE) -> int:
+    """Run one command and return its exit status."""
+    if argv is None:
+        argv = sys.argv[1:]
+        _speak_utf8()
+    try:
+        if argv and argv[0] in _DELEGATES:
+            return _delegate(argv[0], argv[1:])
+        args = _parser().parse_args(argv)
+        if args.version:
+            from patterns._kit.history import version
+
+            print(f"patterns {version(package)}")
+            return 0
+        status: int = _Command(args, package).run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `patterns list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _speak_utf8() -> None:
+    """Write UTF-8 whatever the locale, so that `patterns show` gives a true copy."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8")
+
+
+def _delegate(verb: str, argv: list[str]) -> int:
+    from importlib import import_module
+
+    module, group, _ = _DELEGATES[verb]
+    try:
+        run: Callable[[list[str]], int] = import_module(module).main
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "patterns":
+            raise
+        print(
+            f"patterns {verb}: {error.name} is not installed. In a clone of the"
+            f" project the dependency group `{group}` has it: uv sync --group {group}",
+            file=sys.stderr,
+        )
+        return 2
+    return run(argv)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    # argparse would import shutil (and so bz2, lzma, zlib) to learn the width.
+    width = int(os.environ.get("COLUMNS") or 0)
+    if not width and sys.stdout.isatty():
+        width = os.get_terminal_size(sys.stdout.fileno()).columns
+    return argparse.RawDescriptionHelpFormatter(prog, width=(width or 80) - 2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="patterns",
+        description="API integration patterns, to read, to copy and to own.",
+        epilog=_EXITS,
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            formatter_class=_formatter,
+            allow_abbrev=False,
+        )
+        sub.add_argument("--json", action="store_true", help="print one JSON object")
+        sub.set_defaults(usage_error=sub.error)
+        return sub
+
+    verb("list", "list the patterns")
+    for name, text in (
+        ("info", "say what a pattern is for, what it needs and what it exports"),
+        ("show", "print the source of a pattern"),
+    ):
+        verb(name, text).add_argument("name", metavar="NAME")
+    _add_arguments(verb("add", "copy patterns into a folder"))
+    status = verb("status", "say how copies stand to the installed version")
+    status.add_argument("paths", nargs="*", metavar="PATH", type=Path)
+    diff = verb("diff", "compare a copy with the installed version")
+    sides = diff.add_mutually_exclusive_group()
+    sides.add_argument("--mine", action="store_true", help="what you changed")
+    sides.add_argument("--theirs", action="store_true", help="what the pattern changed")
+    update = verb("update", "bring copies up to date, keeping your edits")
+    adopt = verb("adopt", "recognise copies made by hand")
+    for sub in (update, adopt):
+        sub.add_argument("--dry-run", action="store_true", help="write nothing")
+    for sub in (diff, update, adopt):
+        sub.add_argument("paths", nargs="+", metavar="FILE", type=Path)
+    for name, (_, _, text) in _DELEGATES.items():
+        verbs.add_parser(name, help=text, add_help=False)
+    parser.set_defaults(usage_error=parser.error)
+    return parser
+
+
+def _add_arguments(add: argparse.ArgumentParser) -> None:
+    add.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="folder/file, or a folder for all of it",
+    )
+    add.add_argument("--to", required=True, metavar="DIR", type=Path, help="where to")
+    add.add_argument("--tests", metavar="DIR", type=Path, help="copy the tests too")
+    add.add_argument(
+        "--http",
+        choices=("httpx", "httpx2"),
+        help="which package the copies import as httpx",
+    )
+    add.add_argument("--dry-run", action="store_true", help="write nothing")
+
+
+class _Command:
+    """One run of one command; `say` is for people, `result` for machines."""
+
+    def __init__(self, args: argparse.Namespace, package: Path) -> None:
+        self.args = args
+        self.package = package
+        self.json: bool = getattr(args, "json", False)
+
+    def run(self) -> int:
+        command: str | None = self.args.command
+        if command is None:
+            self.args.usage_error("a COMMAND is required; `patterns --help` lists them")
+        status: int = getattr(self, f"do_{command}")()
+        return status
+
+    def say(self, *lines: str) -> None:
+        stream: TextIO = sys.stderr if self.json else sys.stdout
+        for line in lines:
+            print(line, file=stream)
+
+    def warn(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
+    def result(self, **fields: object) -> None:
+        if self.json:
+            import json
+
+            head = {"schema": SCHEMA, "command": self.args.command}
+            print(json.dumps(head | fields, indent=2))
+
+    # list, info, show
+
+    def do_list(self) -> int:
+        patterns = catalogue(self.package)
+        wide = max((len(p.name) for p in patterns), default=0)
+        self.say(*(f"{p.name:{wide}}  {p.promise}" for p in patterns))
+        self.result(patterns=[_row(p) for p in patterns])
+        return 0
+
+    def do_info(self) -> int:
+        pattern = self._one(self.args.name)
+        self.say(
+            f"{pattern.name}: {pattern.promise}",
+            "",
+            *pattern.doc.split("\n")[2:],
+            "",
+            f"needs    {', '.join(pattern.requires) or 'the standard library only'}",
+            f"exports  {', '.join(pattern.exports)}",
+            f"file     {pattern.path}",
+            f"copy     patterns add {pattern.name} --to DIR",
+        )
+        self.result(pattern=_card(pattern))
+        return 0
+
+    def do_show(self) -> int:
+        pattern = self._one(self.args.name)
+        if self.json:
+            self.result(pattern=_card(pattern) | {"text": pattern.text})
+        else:
+            sys.stdout.write(pattern.text)
+        return 0
+
+    def _one(self, name: str) -> Pattern:
+        found = [p for p in catalogue(self.package) if p.name == name]
+        return found[0] if found else self._no_such(name)
+
+    def _named(self, names: Iterable[str]) -> list[Pattern]:
+        """Resolve names and folders, in order, each pattern once."""
+        patterns = catalogue(self.package)
+        chosen: dict[str, Pattern] = {}
+        for name in names:
+            wanted = [p for p in patterns if name.rstrip("/") in (p.name, p.folder)]
+            chosen |= {p.name: p for p in wanted or [self._no_such(name)]}
+        return list(chosen.values())
+
+    def _no_such(self, name: str) -> Pattern:
+        from difflib import get_close_matches
+
+        patterns = catalogue(self.package)
+        stem = name.removesuffix(".py").rpartition("/")[2]
+        near = [p.name for p in patterns if p.stem == stem]
+        known = [p.name for p in patterns] + sorted({p.folder for p in patterns})
+        near += get_close_matches(name, known, n=3)
+        near += [
+            p.name for p in patterns if p.stem in get_close_matches(stem, [p.stem])
+        ]
+        hint = (
+            f"did you mean {' or '.join(dict.fromkeys(near))}?"
+            if near
+            else "`patterns list` has them all"
+        )
+        self.args.usage_error(f"no pattern {name!r}: {hint}")
+        raise AssertionError  # usage_error exits
+
+    # add, update, adopt
+
+    def do_add(self) -> int:
+        from patterns._kit.copier import Kit
+        from patterns._kit.needs import needs
+
+        args = self.args
+        names = [pattern.name for pattern in self._named(args.names)]
+        plan = Kit(self.package).plan_add(names, args.to, args.tests, args.http)
+        copies_need, tests_need = needs(plan)
+        status = self._carry_out(plan)
+        if status == 0 and copies_need:
+            self.say(f"needs: {', '.join(copies_need)}")
+        if status == 0 and tests_need:
+            self.say(f"the tests need: {', '.join(tests_need)}")
+        self._plan_result(plan, requires=copies_need, test_requires=tests_need)
+        return status
+
+    def do_update(self) -> int:
+        from patterns._kit.copier import Kit
+
+        plan = Kit(self.package).plan_update(self._files(self.args.paths))
+        status = self._carry_out(plan)
+        self._plan_result(plan)
+        return status
+
+    def do_adopt(self) -> int:
+        from patterns._kit.copier import Kit
+
+        plan = Kit(self.package).plan_adopt(self.args.paths)
+        status = self._carry_out(plan)
+        self._plan_result(plan)
+        return status
+
+    def _carry_out(self, plan: list[Change]) -> int:
+        """Show the plan and, unless a part of it is refused, write it."""
+        from patterns._kit.writer import write_all
+
+        self._warn_of_other_owners()
+        actions = {change.action for change in plan}
+        stopped = not actions.isdisjoint({"refused", "unmerged"})
+        for change in plan:
+            line = f"{change.action:9}  {change.path}"
+            line += f"  ({change.detail})" if change.detail else ""
+            loud = change.action in ("refused", "unmerged", "conflict")
+            (self.warn if loud else self.say)(line)
+        if stopped:
+            self.warn("nothing was written")
+            return 1 if "refused" in actions else 3
+        if not self.args.dry_run:
+            try:
+                write_all(change.write for change in plan if change.write)
+            except OSError as error:
+                self.warn(f"{error}; every file is as it was")
+                return 1
+        return 3 if "conflict" in actions else 0
+
+    def _plan_result(self, plan: list[Change], **more: object) -> None:
+        files = [change.as_json() for change in plan]
+        self.result(dry_run=self.args.dry_run, files=files, **more)
+
+    # status, diff
+
+    def do_status(self) -> int:
+        from patterns._kit.copier import Kit
+
+        self._warn_of_other_owners()
+        kit = Kit(self.package)
+        reports = [kit.report(p) for p in self._files(self.args.paths or [Path()])]
+        if not reports:
+            self.say("no copies of patterns here")
+        for report in reports:
+            name = f"  {report.name} {report.version}" if report.version else ""
+            detail = f"  ({report.detail})" if report.detail else ""
+            self.say(f"{report.state:9}  {report.path}{name}{detail}")
+        self.result(files=[report.as_json() for report in reports])
+        current = all(report.state in ("pristine", "edited") for report in reports)
+        return 0 if current else 1
+
+    def do_diff(self) -> int:
+        from patterns._kit.copier import Kit
+
+        kit = Kit(self.package)
+        reports = [kit.report(path) for path in self._files(self.args.paths)]
+        files = []
+        status = 0
+        for report in reports:
+            text = ""
+            if report.state in ("unknown", "unmerged"):
+                self.warn(f"{report.state}  {report.path}  ({report.detail})")
+                status = 1
+            else:
+                text = self._diff(report)
+                status = 1 if text else status
+                if not self.json:
+                    sys.stdout.write(text)
+            files.append(report.as_json() | {"diff": text})
+        side = "mine" if self.args.mine else "theirs" if self.args.theirs else "both"
+        self.result(side=side, files=files)
+        return status
+
+    def _diff(self, report: Report) -> str:
+        """Return the unified diff that was asked for; the header line is left out."""
+        from difflib import unified_diff
+
+        from patterns._kit.merge import split_lines
+
+        assert report.copy is not None
+        assert report.header is not None
+        yours = ("yours", report.copy.body)
+        base = (f"base {report.version}", report.base)
+        new = (f"new {report.header.version}", report.new)
+        before, after = yours, new
+        if self.args.mine:
+            before, after = base, yours
+        elif self.args.theirs:
+            before, after = base, new
+        lines = unified_diff(
+            split_lines(before[1]),
+            split_lines(after[1]),
+            f"{report.path} ({before[0]})",
+            f"{report.path} ({after[0]})",
+        )
+        return "".join(
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+            for line in lines
+        )
+
+    def _files(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the files named, and for a folder the copies found in it."""
+        from patterns._kit.copier import scan
+
+        files: list[Path] = []
+        for path in paths:
+            if path.is_dir():
+                files += scan(path)
+            elif not os.path.lexists(path):
+                self.args.usage_error(f"no such file or folder: {path}")
+            else:
+                files.append(path)
+        return list(dict.fromkeys(files))
+
+    def _warn_of_other_owners(self) -> None:
+        from patterns._kit.needs import other_owners
+
+        if owners := other_owners():
+            self.warn(
+                f"warning: {', '.join(owners)} also installs a package `patterns`;"
+                " one overwrites or hides the other"
+            )
+
+
+def _row(pattern: Pattern) -> dict[str, object]:
+    return {
+        "name": pattern.name,
+        "promise": pattern.promise,
+        "requires": pattern.requires,
+    }
+
+
+def _card(pattern: Pattern) -> dict[str, object]:
+    from patterns._kit.header import digest
+
+    test = pattern.test_path
+    return _row(pattern) | {
+        "module": pattern.module,
+        "exports": pattern.exports,
+        "doc": pattern.doc,
+        "sha256": digest(pattern.text),
+        "path": str(pattern.path),
+        "test": str(test) if test.is_file() else None,
+        "vectors": [path.name for path in pattern.vectors],
+    }
