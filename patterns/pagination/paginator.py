@@ -59,6 +59,8 @@ _SECRET = re.compile(
     r"access_token|api[_-]?key|auth(orization)?|client_secret|jwt|password|sessionid|"
     r"sig(nature)?|x-(amz|goog)-(credential|security-token|signature)"
 )
+_NAME = re.compile(r"[A-Za-z@$_.-]{1,30}")  # a member's name that may be quoted
+_SECRET_HEADER = re.compile("auth|cookie|key|secret|session|token", re.IGNORECASE)
 _TARGET = re.compile(r"[ \t,]*<([^>]*)>")
 _PARAM = re.compile(
     r"[ \t]*;[ \t]*([^ \t=;,]*)[ \t]*"
@@ -231,8 +233,9 @@ def _put(value: dict[str, Any], path: str, leaf: Any) -> dict[str, Any]:
 def _describe(value: Any) -> str:
     """Say what was seen, quoting no more of it than the names of members."""
     if isinstance(value, dict):
-        names = ", ".join(str(name)[:30] for name in list(value)[:6])
-        return f"an object with {names}" if names else "an empty object"
+        names = (str(name) for name in list(value)[:6])
+        told = ", ".join(n if _NAME.fullmatch(n) else "…" for n in names)
+        return f"an object with {told}" if told else "an empty object"
     if isinstance(value, list | str):
         return f"a {type(value).__name__} of length {len(value)}"
     kind = {type(_ABSENT): "nothing", type(None): "null"}.get(type(value))
@@ -350,10 +353,11 @@ class LastItem(Style):
         return Address(params={self.param: _term(answer, self.path, value)})
 
 
-def _count_from(request: httpx.Request, start: tuple[str, int], **size: Any) -> Address:
+def _count_from(
+    request: httpx.Request, name: str, start: int, size: dict[str, int | None]
+) -> Address:
     """Return the first address: the URL's own number wins over `start`."""
-    name, default = start
-    given = request.url.params.get(name, str(default))
+    given = request.url.params.get(name, str(start))
     if not re.fullmatch(r"[0-9]{1,18}", given):
         raise ValueError(f"the first URL's {name!r} is not a whole number")
     return Address(params={name: given, **{k: str(v) for k, v in size.items() if v}})
@@ -379,7 +383,7 @@ class PageNumber(Style):
 
     def first(self, request: httpx.Request) -> Address:
         size = {self.size_param: self.size}
-        return _count_from(request, (self.param, self.start), **size)
+        return _count_from(request, self.param, self.start, size)
 
     def jump(self, answer: Answer, n: int) -> Address | None:
         pages = None if self.pages is None else answer.expect(int, self.pages)
@@ -402,7 +406,7 @@ class Offset(Style):
 
     def first(self, request: httpx.Request) -> Address:
         limit = {self.limit_param: self.limit}
-        return _count_from(request, (self.param, self.start), **limit)
+        return _count_from(request, self.param, self.start, limit)
 
     def jump(self, answer: Answer, n: int) -> Address | None:
         end = None if self.total is None else answer.expect(int, self.total)
@@ -492,6 +496,8 @@ class Walk:
             raise ValueError("concurrency: for computable addresses, without prefetch")
         if isinstance(self.request_or_url, httpx.Request):
             self._first = self.request_or_url
+            if not isinstance(self._first.stream, httpx.SyncByteStream):
+                raise ValueError("every page sends the body again: give it as bytes")
         else:
             self._first = self.client.build_request("GET", self.request_or_url)
             self._first.headers.pop("cookie", None)  # set anew for each page
@@ -528,7 +534,7 @@ class Walk:
         if self._ahead:
             answer = await self._join(self._ahead.popleft()[1])
         elif last is not None:
-            answer = await self._after(last)
+            answer = await self._after(last, self._seen)
         elif 0 in (self.max_items, self.max_pages):
             return None
         else:
@@ -570,13 +576,13 @@ class Walk:
                     f"page {answer.number} is page {last.number} again"
                 )
 
-    async def _after(self, last: Any) -> Answer | None:
+    async def _after(self, last: Any, seen: dict[bytes, int]) -> Answer | None:
         """Fetch the page after one that has come, or is on its way."""
         answer = last if isinstance(last, Answer) else await self._join(last)
-        plan = None if answer is None else self._next(answer)
+        plan = None if answer is None else self._next(answer, seen)
         return None if plan is None else await self._fetch(plan, answer.count)
 
-    def _next(self, answer: Answer) -> _Plan | None:
+    def _next(self, answer: Answer, seen: dict[bytes, int]) -> _Plan | None:
         """Decide what follows a page: a request not sent before, or nothing."""
         if self._enough(answer.count, answer.number):
             return None
@@ -586,9 +592,9 @@ class Walk:
         if self.max_pages is None and answer.number >= _ENDLESS:
             raise PaginationLoop(f"no end after {_ENDLESS} pages; see max_pages")
         plan = self._plan(address, answer, answer.number + 1)
-        if before := self._seen.get(plan.mark):
+        if before := seen.get(plan.mark):
             raise PaginationLoop(f"page {answer.number} leads back to page {before}")
-        self._seen[plan.mark] = plan.number
+        seen[plan.mark] = plan.number
         return plan
 
     def _enough(self, count: int, number: int) -> bool:
@@ -601,7 +607,7 @@ class Walk:
         """Start what may be fetched while a page is being consumed."""
         for _ in range(self.prefetch - len(self._ahead)):  # a chain, one after another
             tail = self._ahead[-1][1] if self._ahead else answer
-            self._ahead.append((b"", self._spawn(self._after, tail)))
+            self._ahead.append((b"", self._spawn(self._after, tail, self._seen)))
         if self.concurrency > 1:  # a window of computed addresses
             plans = list(self._window(answer))
             held = [mark for mark, _ in self._ahead]
@@ -707,7 +713,8 @@ class Walk:
         jobs = [job for _, job in self._ahead]
         self._ahead.clear()
         here = self._last.number if self._last else 0
-        self._seen = {mark: n for mark, n in self._seen.items() if n <= here}
+        # A new dict: a thread that is still at work keeps writing into the old one.
+        self._seen = {mark: n for mark, n in list(self._seen.items()) if n <= here}
         return jobs
 
     def _restore(self, text: str) -> tuple[Address, int, int]:
@@ -717,43 +724,57 @@ class Walk:
             raise ResumeMismatch("not a checkpoint of this request, style and items")
         number, index, url, params, body = json.loads(saved)
         if url is not None:
-            start, keep, names = url
-            pairs = self._first.url.query.decode().split("&")
-            fill = [pair for pair in pairs if pair.partition("=")[0] in names]
-            url = f"{start}?{'&'.join([*keep, *fill])}"
+            start, pairs = url
+            given = self._first.url.query.decode().split("&")
+            query = "&".join(
+                pair if isinstance(pair, str) else given[pair] for pair in pairs
+            )
+            url = f"{start}?{query}" if query else start
         return Address(url, params, body), number, index
 
     def _conceal(
         self, url: httpx.URL, sent: httpx.Request
-    ) -> tuple[str, list[str], list[str]]:
-        """Split a URL into its start, the pairs to keep, and names to fill in again.
+    ) -> tuple[str, list[str | int]]:
+        """Split a URL into its start and its query's pairs, less what is secret.
 
-        Not kept is what the first request has too, and what is a credential by its
-        name or because a header of the request carries the same value.
+        A pair that the first request has too is kept as its index there, so that its
+        value is filled in again. A credential, by its name or because a header of the
+        request carries the same value, is left out where the first request has none.
         """
-        given = set(self._first.url.query.decode().split("&"))
-        words = {w for value in sent.headers.values() for w in (value, *value.split())}
-        words.add(self._first.url.password or " ")
-        keep: list[str] = []
-        fill: list[str] = []
+        given = self._first.url.query.decode().split("&")
+        names = [pair.partition("=")[0] for pair in given]
+        known = {self._first.url.password} - {""}
+        for header, value in sent.headers.items():
+            if _SECRET_HEADER.search(header):
+                known |= {word for word in (value, *value.split()) if len(word) >= 8}
+        pairs: list[str | int] = []
         for pair in url.query.decode().split("&"):
             name, _, value = pair.partition("=")
-            secret = _SECRET.fullmatch(name.lower()) or unquote_plus(value) in words
-            (fill if secret or pair in given else keep).append(pair)
+            if pair in given:
+                pairs.append(given.index(pair))
+            elif (
+                not _SECRET.fullmatch(name.lower()) and unquote_plus(value) not in known
+            ):
+                pairs.append(pair)
+            elif name in names:
+                pairs.append(names.index(name))
         start = url.raw_path.decode().partition("?")[0]
         if _origin(url) != _origin(self._first.url):
             start = _origin(url) + start
-        return start, keep, [pair.partition("=")[0] for pair in fill]
+        return start, pairs
 
     def _seal(self, saved: str) -> str:
         """Return a digest of a checkpoint and of the walk it is for."""
         url = self._first.url
-        pairs = [p for p in url.params.multi_items() if not _SECRET.fullmatch(p[0])]
+        pairs = [
+            (name, None if _SECRET.fullmatch(name.lower()) else value)
+            for name, value in url.params.multi_items()
+        ]
         names = getattr(self.style, "__dataclass_fields__", ())
         values = [getattr(self.style, name) for name in names]
         style = [type(self.style).__name__, *(v for v in values if not callable(v))]
         items = None if callable(self.items) else self.items
-        walk = [_origin(url), url.path, sorted(pairs), style, items, saved]
+        walk = [_origin(url), url.path, pairs, style, items, saved]
         data = json.dumps(walk, default=str).encode() + self._first.content
         return hashlib.sha256(data).hexdigest()[:16]
 
@@ -826,8 +847,8 @@ class paginate(Walk, Iterator[Any]):
         return cast(httpx.Response, self.client.send(request, follow_redirects=False))
 
     def _spawn(self, work: Work, *args: Any) -> Any:
-        workers = max(self.prefetch, self.concurrency)
-        self._pool = self._pool or ThreadPoolExecutor(workers)
+        # A chain of pages needs one thread, which takes one after another.
+        self._pool = self._pool or ThreadPoolExecutor(self.concurrency)
         return self._pool.submit(lambda: _run(work(*args)))
 
     async def _join(self, job: Any) -> Any:

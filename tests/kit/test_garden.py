@@ -15,7 +15,7 @@ from patterns._kit.garden import main
 from patterns._kit.garden.checks import imports
 from patterns._kit.garden.garden import check, load, report, root_of, write
 from patterns._kit.garden.text import BadYaml, Document, load_yaml, plain, slug
-from patterns._kit.garden.vault import HOME, bare
+from patterns._kit.garden.vault import HOME, Finding, bare
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGINAL = Path(__file__).parent / "fixtures" / "MOC.original.md"
@@ -47,7 +47,7 @@ def small(tmp_path_factory):
 # Counts, dates, boxes and the health are computed now; the frontmatter left its fence.
 COMPUTED = re.compile(
     r"yaml|note-count: .*|last-reviewed: .*"
-    r"|- \*\*(Note Count|Last Review|Next Review|Health)\*\*: .*"
+    r"|- (Note Count|Last Review|Next Review|Health): .*"
 )
 
 
@@ -107,6 +107,7 @@ def test_the_index_shows_a_state_behind_each_link():
         ("``a ` [[A]]`` [[B]]", [("B", "", "B")]),
         ("an open ` tick [[A]]", [("A", "", "A")]),
         ("[[[A]]]", [("A", "", "A")]),
+        ("<!-- [[A]] --> [[B]] <!-- [[C]]", [("B", "", "B"), ("C", "", "C")]),
         ("[[]] [[A", []),
     ],
 )
@@ -123,6 +124,19 @@ def test_a_fence_hides_links_and_headings():
     assert [heading.text for heading in doc.headings] == ["C"]
     assert doc.links == []
     assert [code.text for code in doc.code[:4]] == ["# A", "[[A]]", "```", "[[B]]"]
+
+
+def test_headings_are_read_by_their_words():
+    """A heading may hold a link, code and stars; its closing marks are not text."""
+    text = "## See [[A|the note]], [it](x.md) and `code` ##\n#tag\n### *C#*\n####### D"
+    words = [(heading.level, heading.text) for heading in Document(text).headings]
+    assert words == [(2, "See the note, it and code"), (3, "C#")]
+
+
+def test_a_finding_cannot_write_to_the_terminal():
+    """What a note or a file name holds is escaped before it is printed."""
+    text = str(Finding("a\udcff.md", 1, "broken-link", "\x1b[31m\n"))
+    assert text == "a\\udcff.md:1: broken-link \\x1b[31m\\n"
 
 
 def test_paths_are_links_as_well():
@@ -224,6 +238,7 @@ ANYTHING = settings(
 @example(note=b"---\ntags: " + b"[" * 60_000 + b"\n---\n")
 @example(note=b"[" * 100_000)
 @example(note=b"`" * 50_000 + b"[[" * 50_000 + b"](" * 50_000)
+@example(note=b"<!-- -->" * 60_000 + b"<!--" * 60_000)
 @example(note=b"# " + b" " * 200_000 + b"#x")
 @example(note=b'{"cells": [{"cell_type": "code", "source": 7, "metadata": []}]}')
 @example(note=b'{"cells": {"a": 1}}')

@@ -16,7 +16,7 @@ from patterns._kit.garden.vault import HOME
 ROOT = Path(__file__).resolve().parents[2]
 TODAY = date(2026, 11, 24)
 PARTS = ("docs", "notebooks", "patterns", "tests")
-SKIPPED = shutil.ignore_patterns("_site", "_kit", "__pycache__", "*.pyc", "peers")
+SKIPPED = shutil.ignore_patterns("_site", "__pycache__", "vectors", "fixtures")
 
 
 class House:
@@ -93,7 +93,6 @@ def house(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=SKIPPED)
     for name in ("mkdocs.yml", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "patterns/_kit").mkdir()
     return House(tmp_path)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,14 @@ class Place:
     name: str
     files: tuple[str, ...] = ()
 
+    def prepare(self, project: Path) -> None:
+        """Make the project's own files."""
+        for name in self.files:
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / name).write_text("", "utf-8")
+        settings = f"[pytest]\npythonpath = {self.path}\n"
+        (project / "pytest.ini").write_text(settings, "utf-8")
+
 
 PLACES = {
     "bare": Place(".", ".", ".", "{stem}"),
@@ -65,7 +74,8 @@ def call(*argv: str | Path, cwd: Path, status: int | None = 0) -> str:
     ran = subprocess.run(
         [str(part) for part in argv],
         cwd=cwd,
-        env=env | {"PYTHONDONTWRITEBYTECODE": "1"},
+        # Hypothesis works its tables out anew in each folder, if not told of one.
+        env=env | {"HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
         capture_output=True,
         text=True,
         check=False,
@@ -100,34 +110,47 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-@pytest.fixture(scope="session", params=HTTPS)
-def venv(
-    request: pytest.FixtureRequest,
-    wheel: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[str, Path]:
-    """The package to use as httpx, and the Python of an environment that has it.
+@pytest.fixture(scope="session")
+def environments(
+    wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The Python of an environment for each package that can be used as httpx.
 
     It has what the patterns declare and what their tests import. The wheel itself is
     installed without its own dependencies: the command needs none, and httpx must be
     missing where httpx2 takes its place.
     """
-    http: str = request.param
-    folder = tmp_path_factory.mktemp(f"venv-{http}")
+    return {
+        http: environment(http, wheel, tmp_path_factory.mktemp(f"venv-{http}"))
+        for http in HTTPS
+    }
+
+
+def environment(http: str, wheel: Path, folder: Path) -> Path:
+    """Make an environment with `http` and the wheel; return its Python."""
     needs = {need for pattern in PATTERNS for need in pattern.requires}
     for pattern in PATTERNS:
         needs |= imported(pattern.test_path.read_text("utf-8")) - {"patterns", "httpx"}
-    needs = {need.replace("httpx>=0.28.1", f"{http}") for need in needs} | {"pytest"}
+    needs = {re.sub(r"^httpx\b.*", http, need) for need in needs} | {"pytest"}
     call("uv", "venv", "-q", "--python", sys.executable, folder, cwd=folder)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    until = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["uv"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     install = ("uv", "pip", "install", "-q", "--python", python)
-    install += ("--exclude-newer", until["exclude-newer"])
+    install += ("--exclude-newer", settings["tool"]["uv"]["exclude-newer"])
     call(*install, *sorted(needs), cwd=folder)
     call(*install, "--no-deps", wheel, cwd=folder)
     other = next(name for name in HTTPS if name != http)
     call(python, "-I", "-c", f"import {other}", cwd=folder, status=1)
-    return http, python
+    return python
+
+
+@pytest.fixture(params=HTTPS)
+def venv(
+    request: pytest.FixtureRequest, environments: dict[str, Path]
+) -> tuple[str, Path]:
+    """The package to use as httpx, and the Python of the environment that has it."""
+    http: str = request.param
+    return http, environments[http]
 
 
 @pytest.fixture
@@ -208,6 +231,27 @@ def test_garden_tells_what_it_needs(venv: tuple[str, Path], project: Path) -> No
 
 
 NOT_OURS = "assert not any(name.split('.')[0] == 'patterns' for name in sys.modules)"
+
+
+@each
+@pytest.mark.parametrize("where", PLACES)
+def test_a_copy_stands_alone(
+    venv: tuple[str, Path], project: Path, pattern: Pattern, where: str
+) -> None:
+    """Copied alone, a pattern imports, is itself, and passes its doctests."""
+    http, python = venv
+    place = PLACES[where]
+    place.prepare(project)
+    add = (python, "-I", "-m", "patterns", "add", pattern.name, "--to", place.to)
+    call(*add, "--http", http, cwd=project)
+    module = place.name.format(stem=pattern.stem)
+    on_path = f"import sys; sys.path.insert(0, {str(project / place.path)!r})"
+    code = f"{on_path}; import {module} as m; print(m.__file__); {NOT_OURS}"
+    copy = project / place.to / f"{pattern.stem}.py"
+    assert call(python, "-I", "-c", code, cwd=project) == f"{copy}\n"
+    call(python, "-I", "-m", "doctest", copy, cwd=project)
+
+
 # The properties are tried at length in the clone; here a few examples show that the
 # copied test can try them.
 FEW = """\
@@ -219,31 +263,25 @@ settings.load_profile("few")
 
 
 @each
-@pytest.mark.parametrize("where", PLACES)
-def test_a_copy_stands_alone(
+@pytest.mark.parametrize(
+    ("venv", "where"),
+    [("httpx", "bare"), ("httpx2", "bare"), ("httpx", "src"), ("httpx2", "namespace")],
+    indirect=["venv"],
+)
+def test_a_copy_passes_its_copied_tests(
     venv: tuple[str, Path], project: Path, pattern: Pattern, where: str
 ) -> None:
-    """Copied alone, a pattern imports, and passes its doctests and its tests."""
+    """In every kind of project, and under both packages, the copied test passes."""
     http, python = venv
     place = PLACES[where]
-    files = dict.fromkeys(place.files, "")
-    files["pytest.ini"] = f"[pytest]\npythonpath = {place.path}\n"
+    place.prepare(project)
     if "hypothesis" in imported(pattern.test_path.read_text("utf-8")):
-        files["conftest.py"] = FEW
-    for name, text in files.items():
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        (project / name).write_text(text, "utf-8")
+        (project / "conftest.py").write_text(FEW, "utf-8")
     call(
         *(python, "-I", "-m", "patterns", "add", pattern.name, "--to", place.to),
         *("--tests", place.tests, "--http", http),
         cwd=project,
     )
-    module = place.name.format(stem=pattern.stem)
-    on_path = f"import sys; sys.path.insert(0, {str(project / place.path)!r})"
-    code = f"{on_path}; import {module} as m; print(m.__file__); {NOT_OURS}"
-    copy = project / place.to / f"{pattern.stem}.py"
-    assert call(python, "-I", "-c", code, cwd=project) == f"{copy}\n"
-    call(python, "-I", "-m", "doctest", copy, cwd=project)
     test = project / place.tests / f"test_{pattern.stem}.py"
     pytest_alone = (python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert " passed" in call(*pytest_alone, test, cwd=project)

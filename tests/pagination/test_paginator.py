@@ -663,6 +663,7 @@ def test_redirects_without_end():
         (_json({"data": None}), "an array of items at 'data', saw null"),
         (_json({"data": {"a": 1}}), "at 'data', saw an object with a"),
         (_json({"data": {}}), "at 'data', saw an empty object"),
+        (_json({"data": {"s3cret": 1, "b": 2}}), "saw an object with …, b"),
         (_json({"data": "xyz"}), "at 'data', saw a str of length 3"),
         (_json({"data": True}), "at 'data', saw a bool"),
         (_json([1]), "at 'data', saw nothing"),
@@ -1041,6 +1042,61 @@ def test_resume_sends_the_key_again():
     assert "via" not in again.params  # an echo of the header, which is sent anyway
     assert taken[-1] == 20
     assert rest[0] == 21
+
+
+def test_resume_tells_a_position_from_a_secret():
+    """A position that equals some harmless header's value is not taken for a secret."""
+
+    def answer(request):
+        page = int(request.url.params.get("page", 1))
+        url = f"?page={page + 1}&tag=a&tag=c" if page < 30 else None
+        return {"data": [page], "next": url}
+
+    first = httpx.Request(
+        "POST", f"{BASE}/?tag=a&tag=b&v=1", content=b'{"query": "abcdef"}'
+    )
+    size = int(first.headers["content-length"])
+    server, style = Server(answer), paginator.NextUrl()
+    with server.client() as client:
+        walk = paginator.paginate(client, first, style, items="data")
+        taken = [next(walk) for _ in range(size)]
+        saved = walk.checkpoint()
+        rest = paginator.paginate(client, first, style, items="data", resume=saved)
+        assert taken + list(rest) == list(range(1, 31))
+    assert server.requests[size].url.query == f"page={size}&tag=a&tag=c".encode()
+
+
+def test_body_that_cannot_be_sent_again():
+    """An async stream as body is refused: every page needs it."""
+
+    async def body():
+        yield b"{}"
+
+    first = httpx.Request("POST", BASE, content=body())
+    with pytest.raises(ValueError, match="as bytes"):
+        paginator.apaginate(httpx.AsyncClient(), first, CURSOR)
+
+
+def test_goes_on_after_a_failure():
+    """After an error, the same walk can go on with the page that failed."""
+    failed = []
+
+    def answer(request):
+        if request.url.params.get("cursor") == "2" and not failed:
+            failed.append(request)
+            raise httpx.ReadTimeout("slow")
+        return tokens(PAGES)(request)
+
+    for prefetch in (0, 1, 3):
+        failed.clear()
+        with Server(answer).client() as client:
+            found = paginator.paginate(
+                client, BASE, CURSOR, items="data", prefetch=prefetch
+            )
+            taken = [next(found) for _ in range(3)]
+            with pytest.raises(httpx.ReadTimeout):
+                next(found)
+            assert taken + list(found) == ALL
 
 
 def test_resume_on_another_path():

@@ -293,7 +293,8 @@ def files(vault: Vault) -> Iterator[Finding]:
         ):
             for path in paths:
                 if path not in known:
-                    what = f"{path} is no file of that kind here"
+                    noun = kind.partition("-")[0]
+                    what = f"there is no {noun} {path}"
                     yield _at(page.path, page.line(path), kind, what)
 
 

@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 def _print(args: argparse.Namespace, data: dict[str, Any], lines: list[str]) -> None:
     if args.json:
         whole = {"schema": 1, "command": f"garden {args.command}", **data}
-        print(json.dumps(whole, ensure_ascii=False))
+        print(json.dumps(whole))
     for line in lines:
         print(line, file=sys.stderr if args.json else sys.stdout)
 

@@ -24,6 +24,7 @@ _FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
 _TICKS = re.compile(r"`+")
 _WIKI = re.compile(r"\[\[([^\[\]]+)\]\]")
 _LINK = re.compile(r"\]\((?:<([^<>]+)>|([^()<>\s]+))")
+_LABEL = re.compile(r"\[([^\[\]]*)\]\([^()]*\)")
 _BAR = re.compile(r"\\?\|")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s+(?=\S)")
 _MARK = re.compile(r"<!-- ([a-z-]+): written by patterns garden write -->")
@@ -119,8 +120,9 @@ def slug(heading: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The words a reader sees: wiki links by their words, no code ticks."""
-    return _WIKI.sub(lambda m: _wiki(0, m[1]).words, text).replace("`", "").strip()
+    """The words a reader sees: links by their words, no ticks, no stars."""
+    words = _WIKI.sub(lambda m: _wiki(0, m[1]).words, text)
+    return re.sub(r"[`*]", "", _LABEL.sub(r"\1", words)).strip()
 
 
 def _wiki(line: int, inner: str) -> Link:
@@ -159,6 +161,17 @@ def _spans(line: str) -> Iterator[tuple[int, int, str]]:
             yield start, end, line[runs[index][1] : runs[other][0]].strip()
             index = other
         index += 1
+
+
+def _without_comments(line: str) -> str:
+    out, done = [], 0
+    while (start := line.find("<!--", done)) >= 0:
+        end = line.find("-->", start + 4)
+        if end < 0:
+            break
+        out.append(line[done:start])
+        done = end + 3
+    return "".join([*out, line[done:]])
 
 
 class Document:
@@ -204,7 +217,7 @@ class Document:
             self.code.append(Code(number, text))
             out += [line[done:start], " " * (end - start)]
             done = end
-        return "".join([*out, line[done:]])
+        return _without_comments("".join([*out, line[done:]]))
 
     @cached_property
     def headings(self) -> list[Heading]:

@@ -66,7 +66,8 @@ class Finding:
 
     def __str__(self) -> str:
         kind = "warning: " if self.warning else ""
-        return f"{self.path}:{self.line}: {kind}{self.code} {self.message}"
+        text = f"{self.path}:{self.line}: {kind}{self.code} {self.message}"
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(eq=False)

@@ -81,7 +81,9 @@
   live.setAttribute("aria-live", "polite");
   document.querySelector(".md-content")?.append(live);
 
-  for (const code of document.querySelectorAll(".md-content .highlight > pre, .kit-command")) {
+  for (const code of document.querySelectorAll(
+    ".md-content .highlight:not(.doc-signature) > pre, .kit-command",
+  )) {
     const button = document.createElement("button");
     button.type = "button";
     button.className = "kit-copy-code";
