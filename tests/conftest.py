@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def missing(what: str, cure: str, variable: str) -> NoReturn:
     """Skip a test for want of an engine, or fail it where `variable` is set."""
     if os.environ.get(variable, "0") not in ("", "0"):
-        pytest.fail(f"{variable} is set, but {what}: {cure}", pytrace=False)
+        pytest.fail(f"{variable} is set: {what}: {cure}", pytrace=False)
     pytest.skip(f"{what}: {cure}")
 
 
@@ -172,6 +172,16 @@ def postgres_home() -> Path | None:
     return next((home for home in homes if (home / "bin" / name).exists()), None)
 
 
+def copy_postgres(home: Path, folder: Path) -> Path:
+    """Copy PostgreSQL, and the libraries that its wheel keeps beside the package."""
+    package = home.parent
+    for part in (home, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            place = folder / part.relative_to(package.parent)
+            shutil.copytree(part, place, symlinks=True)
+    return folder / home.relative_to(package.parent)
+
+
 @contextlib.contextmanager
 def running_postgres(home: Path) -> Iterator[str]:
     """Run PostgreSQL on a new data folder and yield its address.
@@ -190,17 +200,15 @@ def running_postgres(home: Path) -> Iterator[str]:
 
             nobody = pwd.getpwnam("nobody")
             if not in_reach(home / "bin" / "postgres"):
-                home = shutil.copytree(home, folder / "home", symlinks=True)
+                home = copy_postgres(home, folder)
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             options.update(user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[])
         data, port = folder / "data", free_port()
         initdb = [home / "bin" / "initdb", "-D", data, "-U", "postgres", "-A", "trust"]
-        subprocess.run(
-            [*initdb, "-E", "UTF8", "--locale=C", "--no-sync"],
-            check=True,
-            capture_output=True,
-            **options,
-        )
+        initdb += ["-E", "UTF8", "--locale=C", "--no-sync"]
+        done = subprocess.run(initdb, capture_output=True, text=True, **options)
+        if done.returncode:
+            raise RuntimeError(f"initdb ended with {done.returncode}: {done.stderr}")
         url = f"postgresql://postgres@{LOOPBACK}:{port}/postgres"
 
         def ready() -> bool:

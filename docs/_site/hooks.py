@@ -40,7 +40,7 @@ from urllib.parse import quote
 
 from kit_site import diagrams, graph, include, notebooks, reference, wiki
 from kit_site.names import Names, destination
-from kit_site.record import Record, record
+from kit_site.record import Record, names, record
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import event_priority, get_plugin_logger
 from mkdocs.structure.files import File, Files, InclusionLevel
@@ -154,14 +154,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         _place(found, meta.get_data(found.content_string)[1])
         _raw_markdown(found, config)
     for path in sorted(_site.root.glob("notebooks/*.ipynb")):
-        page = _NotebookFile(
+        book = _NotebookFile(
             f"notebooks/{path.name}", None, config.site_dir, config.use_directory_urls
         )
-        page.generated_by = "site"
-        page.abs_src_path = str(path)
-        _append(page)
-        _place(page, {})
-        _publish(config, f"notebooks/{path.stem}.raw", page.src_uri, path)
+        book.generated_by = "site"
+        book.abs_src_path = str(path)
+        _append(book)
+        _place(book, {})
+        _publish(config, f"notebooks/{path.stem}.raw", book.src_uri, path)
     for pattern in _site.patterns.values():
         page = File.generated(
             config, reference.address(pattern), content=reference.page(pattern)
@@ -172,6 +172,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for folder in sorted({pattern.folder for pattern in _site.patterns.values()}):
         for path in sorted(_site.root.glob(f"tests/{folder}/test_*.py")):
             name = f"tests/{folder}/{path.name}"
+            _publish(config, name, name, path)
+    runtime = _site.root / ".cache" / "runtime"
+    for path in sorted(runtime.rglob("*")):
+        if path.is_file():
+            name = f"run/{path.relative_to(runtime).as_posix()}"
             _publish(config, name, name, path)
     taken: dict[str, str] = {}
     for found in files:
@@ -192,8 +197,7 @@ def _place(page: File, data: dict[str, Any]) -> None:
         page.name = "index"
     page.dest_uri = destination(page.src_uri, _site.home)
     page.edit_uri = _site.path(page.src_uri)
-    aliases = data.get("aliases") or ()
-    _site.names.add(page.src_uri, aliases if isinstance(aliases, list) else [aliases])
+    _site.names.add(page.src_uri, names(data.get("aliases")))
 
 
 def _publish(config: MkDocsConfig, src: str, dest: str, path: Path) -> None:
@@ -208,7 +212,7 @@ def _raw_markdown(page: File, config: MkDocsConfig) -> None:
     raw = File.generated(
         config,
         f"{page.src_uri}.txt",
-        abs_src_path=page.abs_src_path,
+        abs_src_path=str(page.abs_src_path),
         inclusion=InclusionLevel.NOT_IN_NAV,
     )
     raw.dest_uri = posixpath.join(posixpath.dirname(page.dest_uri), "index.md")

@@ -7,20 +7,24 @@ the docstring, the packages from the PEP 723 block, the public names from `__all
 No pattern is imported; their text is read.
 
 `patterns list` must start in a blink, so this module imports only what `argparse`
-has already paid for: the promise and the packages are read by two small regular
-expressions (tests/kit/test_house.py holds them equal to `ast` and `tomllib`), and
-`ast` is loaded only by whoever asks for `tree`, `doc` or `exports`.
+has already paid for, and compiles an expression when it is first used. The promise
+and the packages are read by such expressions (tests/kit/test_house.py holds them
+equal to `ast` and `tomllib`); `ast` is loaded only by whoever asks for `tree`, `doc`
+or `exports`, and `pathlib` by whoever asks for a path.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cached_property
-from pathlib import Path
 
 TYPE_CHECKING = False  # without the cost of importing typing
 if TYPE_CHECKING:
     import ast
+    from pathlib import Path
+
+    PACKAGE: Path
 
 __all__ = [
     "PACKAGE",
@@ -31,24 +35,28 @@ __all__ = [
     "shipped_tests",
 ]
 
-PACKAGE = Path(__file__).resolve().parent.parent
+_HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+_PEP723 = r"(?m)^# /// script$\s(?P<block>(?:^#(?:| .*)$\s)+?)^# ///$"
+_DEPENDENCIES = r'(?m)^dependencies\s*=\s*\[((?:[^"\]]|"[^"]*")*)\]'
+_PROMISE = r'(?m)(?:[ \t]*(?:#.*)?\n)*[rR]?"""(.*?)(?:"""|$)'
+_VECTORS = r"""\bvectors\(\s*["']([^"'/\\]+)["']\s*\)"""
 
-_PEP723 = re.compile(
-    r"^# /// script$\s(?P<block>(?:^#(?:| .*)$\s)+?)^# ///$", re.MULTILINE
-)
-_DEPENDENCIES = re.compile(
-    r'^dependencies\s*=\s*\[((?:[^"\]]|"[^"]*")*)\]', re.MULTILINE
-)
-_PROMISE = re.compile(r'(?:[ \t]*(?:#.*)?\n)*[rR]?"""(.*?)(?:"""|$)', re.MULTILINE)
-_VECTORS = re.compile(r"""\bvectors\(\s*["']([^"'/\\]+)["']\s*\)""")
+
+def __getattr__(name: str) -> Path:
+    """Make `PACKAGE`, the folder of the installed patterns, when it is asked for."""
+    if name == "PACKAGE":
+        from pathlib import Path
+
+        return Path(_HERE)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Pattern:
     """One pattern file: `name` is its address, such as `pagination/paginator`."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path | str) -> None:
         self.name = name
-        self.path = path
+        self._file = os.fspath(path)
 
     def __repr__(self) -> str:
         return f"Pattern({self.name!r})"
@@ -56,15 +64,23 @@ class Pattern:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Pattern):
             return NotImplemented
-        return (self.name, self.path) == (other.name, other.path)
+        return (self.name, self._file) == (other.name, other._file)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.path))
+        return hash((self.name, self._file))
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the file lies."""
+        from pathlib import Path
+
+        return Path(self._file)
 
     @cached_property
     def text(self) -> str:
         """The file as shipped."""
-        return self.path.read_text(encoding="utf-8")
+        with open(self._file, encoding="utf-8") as file:
+            return file.read()
 
     @cached_property
     def tree(self) -> ast.Module:
@@ -98,7 +114,7 @@ class Pattern:
     @cached_property
     def promise(self) -> str:
         """The first line of the docstring."""
-        found = _PROMISE.match(self.text)
+        found = re.match(_PROMISE, self.text)
         return found[1].strip() if found else self.doc.partition("\n")[0]
 
     @cached_property
@@ -134,14 +150,14 @@ class Pattern:
         """The vector files its test names in `vectors("…")` calls."""
         if not self.test_path.is_file():
             return ()
-        named = _VECTORS.findall(self.test_path.read_text(encoding="utf-8"))
+        named = re.findall(_VECTORS, self.test_path.read_text(encoding="utf-8"))
         root = shipped_tests(self.path.parents[1]) / "vectors"
         return tuple(root / name for name in sorted(set(named)))
 
 
 def script_block(text: str) -> str:
     """Return the TOML of the PEP 723 block of `text`, or an empty string."""
-    found = _PEP723.search(text)
+    found = re.search(_PEP723, text)
     if not found:
         return ""
     return "\n".join(line[2:] for line in found["block"].splitlines())
@@ -149,20 +165,27 @@ def script_block(text: str) -> str:
 
 def dependencies(text: str) -> tuple[str, ...]:
     """Return the requirements that the PEP 723 block of `text` declares."""
-    found = _DEPENDENCIES.search(script_block(text))
+    found = re.search(_DEPENDENCIES, script_block(text))
     return tuple(re.findall(r'"([^"]*)"', found[1])) if found else ()
 
 
-def shipped_tests(package: Path = PACKAGE) -> Path:
+def shipped_tests(package: Path) -> Path:
     """Return where the tests of the patterns lie: in the wheel, else in the clone."""
     shipped = package / "_kit" / "tests"
     return shipped if shipped.is_dir() else package.parent / "tests"
 
 
-def catalogue(package: Path = PACKAGE) -> list[Pattern]:
+def catalogue(package: Path | str = _HERE) -> list[Pattern]:
     """Return every pattern below `package`, sorted by name."""
-    found = (
-        Pattern(f"{path.parent.name}/{path.stem}", path)
-        for path in package.glob("[a-z]*/[a-z]*.py")
-    )
-    return sorted(found, key=lambda pattern: pattern.name)
+    return [
+        Pattern(f"{folder}/{file[:-3]}", os.path.join(package, folder, file))
+        for folder in _lower_case(package)
+        if os.path.isdir(os.path.join(package, folder))
+        for file in _lower_case(os.path.join(package, folder))
+        if file.endswith(".py")
+    ]
+
+
+def _lower_case(folder: Path | str) -> list[str]:
+    """Return the entries that start with a letter: `_kit` is not one of them."""
+    return sorted(name for name in os.listdir(folder) if "a" <= name[0] <= "z")

@@ -15,16 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from patterns._kit.catalogue import PACKAGE, Pattern, catalogue
+from patterns._kit.catalogue import Pattern, catalogue
 
 TYPE_CHECKING = False  # without the cost of importing typing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
     from typing import TextIO
 
-    from patterns._kit.copier import Change, Report
+    from patterns._kit.copier import Change, Kit, Report
 
 __all__ = ["main"]
 
@@ -45,20 +45,17 @@ exit status: 0 done or in order; 1 refused, different, or not current;
 2 usage; 3 conflicts are left in a file"""
 
 
-def main(argv: list[str] | None = None, *, package: Path = PACKAGE) -> int:
-    """Run one command and return its exit status."""
+def main(argv: list[str] | None = None, *, package: Path | None = None) -> int:
+    """Run one command, on the installed patterns, and return its exit status."""
     if argv is None:
         argv = sys.argv[1:]
         _speak_utf8()
     try:
         if argv and argv[0] in _DELEGATES:
             return _delegate(argv[0], argv[1:])
-        args = _parser().parse_args(argv)
+        args = _parser(argv[0] if argv else None).parse_args(argv)
         if args.version:
-            from patterns._kit.history import version
-
-            print(f"patterns {version(package)}")
-            return 0
+            args.command = "version"
         status: int = _Command(args, package).run()
         sys.stdout.flush()
         return status
@@ -73,6 +70,12 @@ def _speak_utf8() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(encoding="utf-8")
+
+
+def _path(text: str) -> Path:
+    from pathlib import Path
+
+    return Path(text)
 
 
 def _delegate(verb: str, argv: list[str]) -> int:
@@ -101,7 +104,8 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, width=(width or 80) - 2)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(only: str | None) -> argparse.ArgumentParser:
+    """Return the parser, with the verb `only`, or with all of them if it is none."""
     parser = argparse.ArgumentParser(
         prog="patterns",
         description="API integration patterns, to read, to copy and to own.",
@@ -110,69 +114,103 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    verbs = parser.add_subparsers(dest="command", metavar="COMMAND")
-
-    def verb(name: str, text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
-            name,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            formatter_class=_formatter,
-            allow_abbrev=False,
-        )
-        sub.add_argument("--json", action="store_true", help="print one JSON object")
-        sub.set_defaults(usage_error=sub.error)
-        return sub
-
-    verb("list", "list the patterns")
-    for name, text in (
-        ("info", "say what a pattern is for, what it needs and what it exports"),
-        ("show", "print the source of a pattern"),
-    ):
-        verb(name, text).add_argument("name", metavar="NAME")
-    _add_arguments(verb("add", "copy patterns into a folder"))
-    status = verb("status", "say how copies stand to the installed version")
-    status.add_argument("paths", nargs="*", metavar="PATH", type=Path)
-    diff = verb("diff", "compare a copy with the installed version")
-    sides = diff.add_mutually_exclusive_group()
-    sides.add_argument("--mine", action="store_true", help="what you changed")
-    sides.add_argument("--theirs", action="store_true", help="what the pattern changed")
-    update = verb("update", "bring copies up to date, keeping your edits")
-    adopt = verb("adopt", "recognise copies made by hand")
-    for sub in (update, adopt):
-        sub.add_argument("--dry-run", action="store_true", help="write nothing")
-    for sub in (diff, update, adopt):
-        sub.add_argument("paths", nargs="+", metavar="FILE", type=Path)
-    for name, (_, _, text) in _DELEGATES.items():
-        verbs.add_parser(name, help=text, add_help=False)
     parser.set_defaults(usage_error=parser.error)
+    verbs = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (text, add_arguments) in _VERBS.items():
+        if only not in _VERBS or name == only:
+            verb = verbs.add_parser(
+                name,
+                help=text,
+                description=f"{text[0].upper()}{text[1:]}.",
+                formatter_class=_formatter,
+                allow_abbrev=False,
+            )
+            verb.add_argument(
+                "--json", action="store_true", help="print one JSON object"
+            )
+            verb.set_defaults(usage_error=verb.error)
+            add_arguments(verb)
+    if only not in _VERBS:
+        for name, (_, _, text) in _DELEGATES.items():
+            verbs.add_parser(name, help=text, add_help=False)
     return parser
 
 
-def _add_arguments(add: argparse.ArgumentParser) -> None:
-    add.add_argument(
+def _list_arguments(_: argparse.ArgumentParser) -> None:
+    pass
+
+
+def _name_argument(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("name", metavar="NAME", help="folder/file, as `list` prints it")
+
+
+def _add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
         "names",
         nargs="+",
         metavar="NAME",
         help="folder/file, or a folder for all of it",
     )
-    add.add_argument("--to", required=True, metavar="DIR", type=Path, help="where to")
-    add.add_argument("--tests", metavar="DIR", type=Path, help="copy the tests too")
-    add.add_argument(
+    verb.add_argument("--to", required=True, metavar="DIR", type=_path, help="where to")
+    verb.add_argument(
+        "--tests", metavar="DIR", type=_path, help="copy the tests too, to this folder"
+    )
+    verb.add_argument(
         "--http",
         choices=("httpx", "httpx2"),
         help="which package the copies import as httpx",
     )
-    add.add_argument("--dry-run", action="store_true", help="write nothing")
+    verb.add_argument("--dry-run", action="store_true", help="write nothing")
+
+
+def _status_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "paths", nargs="*", metavar="PATH", type=_path, help="by default all from here"
+    )
+
+
+def _diff_arguments(verb: argparse.ArgumentParser) -> None:
+    sides = verb.add_mutually_exclusive_group()
+    sides.add_argument("--mine", action="store_true", help="what you changed")
+    sides.add_argument("--theirs", action="store_true", help="what the pattern changed")
+    _file_arguments(verb)
+
+
+def _update_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--dry-run", action="store_true", help="write nothing")
+    _file_arguments(verb)
+
+
+def _file_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("paths", nargs="+", metavar="FILE", type=_path)
+
+
+_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "list": ("list the patterns", _list_arguments),
+    "info": ("say what a pattern is for, needs and exports", _name_argument),
+    "show": ("print the source of a pattern", _name_argument),
+    "add": ("copy patterns into a folder", _add_arguments),
+    "status": ("say how copies stand to the installed version", _status_arguments),
+    "diff": ("compare copies with the installed version", _diff_arguments),
+    "update": ("bring copies up to date, keeping your edits", _update_arguments),
+    "adopt": ("recognise copies made by hand", _update_arguments),
+}
 
 
 class _Command:
     """One run of one command; `say` is for people, `result` for machines."""
 
-    def __init__(self, args: argparse.Namespace, package: Path) -> None:
+    def __init__(self, args: argparse.Namespace, package: Path | None) -> None:
         self.args = args
+        self.patterns = catalogue(package) if package else catalogue()
         self.package = package
         self.json: bool = getattr(args, "json", False)
+
+    def kit(self) -> Kit:
+        from patterns._kit.catalogue import PACKAGE
+        from patterns._kit.copier import Kit
+
+        return Kit(self.package or PACKAGE)
 
     def run(self) -> int:
         command: str | None = self.args.command
@@ -196,13 +234,16 @@ class _Command:
             head = {"schema": SCHEMA, "command": self.args.command}
             print(json.dumps(head | fields, indent=2))
 
-    # list, info, show
+    # --version, list, info, show
+
+    def do_version(self) -> int:
+        print(f"patterns {self.kit().version}")
+        return 0
 
     def do_list(self) -> int:
-        patterns = catalogue(self.package)
-        wide = max((len(p.name) for p in patterns), default=0)
-        self.say(*(f"{p.name:{wide}}  {p.promise}" for p in patterns))
-        self.result(patterns=[_row(p) for p in patterns])
+        wide = max((len(p.name) for p in self.patterns), default=0)
+        self.say(*(f"{p.name:{wide}}  {p.promise}" for p in self.patterns))
+        self.result(patterns=[_row(p) for p in self.patterns])
         return 0
 
     def do_info(self) -> int:
@@ -215,7 +256,7 @@ class _Command:
             f"needs    {', '.join(pattern.requires) or 'the standard library only'}",
             f"exports  {', '.join(pattern.exports)}",
             f"file     {pattern.path}",
-            f"copy     patterns add {pattern.name} --to DIR",
+            f"copy     patterns add {pattern.name} --to DIR [--tests DIR]",
         )
         self.result(pattern=_card(pattern))
         return 0
@@ -229,28 +270,30 @@ class _Command:
         return 0
 
     def _one(self, name: str) -> Pattern:
-        found = [p for p in catalogue(self.package) if p.name == name]
+        found = [p for p in self.patterns if p.name == name]
         return found[0] if found else self._no_such(name)
 
     def _named(self, names: Iterable[str]) -> list[Pattern]:
         """Resolve names and folders, in order, each pattern once."""
-        patterns = catalogue(self.package)
         chosen: dict[str, Pattern] = {}
         for name in names:
-            wanted = [p for p in patterns if name.rstrip("/") in (p.name, p.folder)]
+            wanted = [
+                p for p in self.patterns if name.rstrip("/") in (p.name, p.folder)
+            ]
             chosen |= {p.name: p for p in wanted or [self._no_such(name)]}
         return list(chosen.values())
 
     def _no_such(self, name: str) -> Pattern:
         from difflib import get_close_matches
 
-        patterns = catalogue(self.package)
         stem = name.removesuffix(".py").rpartition("/")[2]
-        near = [p.name for p in patterns if p.stem == stem]
-        known = [p.name for p in patterns] + sorted({p.folder for p in patterns})
+        near = [p.name for p in self.patterns if p.stem == stem]
+        known = [p.name for p in self.patterns] + sorted(
+            {p.folder for p in self.patterns}
+        )
         near += get_close_matches(name, known, n=3)
         near += [
-            p.name for p in patterns if p.stem in get_close_matches(stem, [p.stem])
+            p.name for p in self.patterns if p.stem in get_close_matches(stem, [p.stem])
         ]
         hint = (
             f"did you mean {' or '.join(dict.fromkeys(near))}?"
@@ -263,12 +306,11 @@ class _Command:
     # add, update, adopt
 
     def do_add(self) -> int:
-        from patterns._kit.copier import Kit
         from patterns._kit.needs import needs
 
         args = self.args
         names = [pattern.name for pattern in self._named(args.names)]
-        plan = Kit(self.package).plan_add(names, args.to, args.tests, args.http)
+        plan = self.kit().plan_add(names, args.to, args.tests, args.http)
         copies_need, tests_need = needs(plan)
         status = self._carry_out(plan)
         if status == 0 and copies_need:
@@ -279,17 +321,13 @@ class _Command:
         return status
 
     def do_update(self) -> int:
-        from patterns._kit.copier import Kit
-
-        plan = Kit(self.package).plan_update(self._files(self.args.paths))
+        plan = self.kit().plan_update(self._files(self.args.paths))
         status = self._carry_out(plan)
         self._plan_result(plan)
         return status
 
     def do_adopt(self) -> int:
-        from patterns._kit.copier import Kit
-
-        plan = Kit(self.package).plan_adopt(self.args.paths)
+        plan = self.kit().plan_adopt(self.args.paths)
         status = self._carry_out(plan)
         self._plan_result(plan)
         return status
@@ -324,11 +362,9 @@ class _Command:
     # status, diff
 
     def do_status(self) -> int:
-        from patterns._kit.copier import Kit
-
         self._warn_of_other_owners()
-        kit = Kit(self.package)
-        reports = [kit.report(p) for p in self._files(self.args.paths or [Path()])]
+        kit = self.kit()
+        reports = [kit.report(p) for p in self._files(self.args.paths or [_path(".")])]
         if not reports:
             self.say("no copies of patterns here")
         for report in reports:
@@ -340,9 +376,7 @@ class _Command:
         return 0 if current else 1
 
     def do_diff(self) -> int:
-        from patterns._kit.copier import Kit
-
-        kit = Kit(self.package)
+        kit = self.kit()
         reports = [kit.report(path) for path in self._files(self.args.paths)]
         files = []
         status = 0

@@ -893,7 +893,8 @@ def test_a_settled_claim_is_clean_and_shown(house):
     write(house.root)
     assert house.found() == []
     assert "|holds if]]</small>" in house.read(HOME)
-    assert "the order is unique" in house.read("docs/Synthesis.md")
+    row = "| **holds if** the order is unique | [`12 rows`](../notebooks/probe.ipynb#"
+    assert row in house.read("docs/Synthesis.md")
 
 
 def test_a_new_note_keeps_the_mirror(house):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,7 +139,7 @@ def test_garden_says_which_dependency_group_it_needs(
 
 @pytest.mark.parametrize("argv", [["list"], ["--help"]])
 def test_start_up_loads_nothing_heavy(argv: list[str]) -> None:
-    """Listing and help load argparse and pathlib, but no parser and no merge."""
+    """Listing and help load argparse and little else: no parser, no merge."""
     code = (
         "import sys; from patterns._kit.cli import main\n"
         f"try: main({argv!r})\n"
@@ -152,7 +154,7 @@ def test_start_up_loads_nothing_heavy(argv: list[str]) -> None:
         env={"PYTHONPATH": str(catalogue()[0].path.parents[2])},
     )
     heavy = {"ast", "dataclasses", "difflib", "inspect", "json", "tomllib", "typing"}
-    heavy |= {"httpx", "importlib.metadata", "lzma", "shutil", "socket", "tempfile"}
+    heavy |= {"httpx", "importlib.metadata", "lzma", "pathlib", "shutil", "socket"}
     assert heavy.isdisjoint(ran.stderr.split())
 
 
@@ -174,3 +176,43 @@ def test_no_command_opens_a_socket(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         ["adopt", "lib/walker.py"],
     ):
         assert run(*argv).status == 0
+
+
+@pytest.fixture
+def other_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another distribution on the path that installs a package `patterns`."""
+    info = tmp_path / "site" / "patterns_devkit-1.7.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Name: patterns-devkit\nVersion: 1.7.0\n", "utf-8")
+    (info / "RECORD").write_text("x/y.py,,\npatterns/__init__.py,,\n", "utf-8")
+    monkeypatch.syspath_prepend(str(info.parent))
+
+
+def test_another_owner_of_the_name_is_warned_of(run: Run, other_owner: None) -> None:
+    """Commands that touch copies say which other package has the name `patterns`."""
+    for argv in (["status"], ["add", "paging", "--to", "lib", "--json"]):
+        ran = run(*argv)
+        assert ran.status == 0
+        assert "warning: patterns-devkit also installs a package `patterns`" in ran.err
+        assert "patterns-devkit" not in ran.out
+
+
+def test_alone_there_is_no_warning(run: Run) -> None:
+    """The kit is not warned of itself."""
+    assert run("status").err == ""
+
+
+def test_a_closed_pipe_is_no_error(kit: Any) -> None:
+    """`patterns show … | head -1` ends quietly."""
+    code = f"from patterns._kit.cli import main; raise SystemExit(main({['list']!r}))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")

@@ -111,6 +111,13 @@ for (const [kind, path] of Object.entries(order.pages)) {
         selected: await box.evaluate((b) => b.value.slice(b.selectionStart, b.selectionEnd)),
       };
     }
+    const run = page.locator("[data-kit-run]");
+    if (view.scheme === "light" && view.width === 1280 && (await run.count())) {
+      await run.click();
+      const told = page.locator(".kit-record--run [role=status]");
+      await told.filter({ hasText: /^Ran|stopped/ }).waitFor({ timeout: 240_000 });
+      found.ran = await told.textContent();
+    }
     if (order.shots) {
       const name = `${kind}-${view.scheme}-${view.width}.png`;
       await page.screenshot({ path: join(order.shots, name), fullPage: order.full });

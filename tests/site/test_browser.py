@@ -1,13 +1,15 @@
 """The built site in headless Chromium: quiet, self-contained, accessible, copyable.
 
 Needs Debian's Chromium and node; without them the tests skip and say why, unless
-`KIT_REQUIRE_BROWSER=1`, as in the site's own build, makes that a failure.
+`KIT_REQUIRE_BROWSER=1`, as in the site's own build, makes that a failure; so does
+`KIT_REQUIRE_RUNTIME=1` for the notebook that runs in the page.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -217,3 +219,11 @@ def test_copy_button_without_clipboard(seen: Seen, kind: str) -> None:
     copied = seen[kind, "light", 1280]["copied"]
     assert fallback["selected"] == copied["text"]
     assert fallback["said"].startswith("Selected")
+
+
+def test_notebook_runs_in_the_page(seen: Seen) -> None:
+    """Every cell runs in the browser's own Python, and prints what is stored."""
+    said = seen["notebook", "light", 1280].get("ran")
+    if said is None and os.environ.get("KIT_REQUIRE_RUNTIME") != "1":
+        pytest.skip("no runtime: uv run python docs/_site/runtime.py fetches it")
+    assert re.fullmatch(r"Ran \d+ cells; every output is as stored\.", str(said))

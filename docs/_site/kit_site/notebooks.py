@@ -85,7 +85,7 @@ def page(cells: list[Cell], hold: Callable[[str], str]) -> str:
     label = "Plot"
     parts: list[str] = []
     named: set[str] = set()
-    for cell in cells:
+    for number, cell in enumerate(cells):
         text = joined(cell["source"])
         if "remove-cell" in tags(cell) or not text.strip():
             continue
@@ -97,14 +97,16 @@ def page(cells: list[Cell], hold: Callable[[str], str]) -> str:
             label = headings[-1] if headings else label
             parts.append(_attached(text, cell.get("attachments", {})))
         elif cell["cell_type"] == "code":
-            parts.extend(_code(cell, text, label, hold))
+            parts.extend(_code(number, cell, text, label, hold))
     return "\n\n".join(parts) + "\n"
 
 
 def _code(
-    cell: Cell, text: str, label: str, hold: Callable[[str], str]
+    number: int, cell: Cell, text: str, label: str, hold: Callable[[str], str]
 ) -> Iterator[str]:
     has = tags(cell)
+    # Where the outputs of this cell go when it is run in the page.
+    mark = f'data-kit-cell="{number}"'
     if "remove-input" not in has:
         fence = "`" * 8
         block = f"{fence}py\n{text.rstrip()}\n{fence}"
@@ -114,10 +116,12 @@ def _code(
     if "remove-output" in has:
         return
     shown = "".join(output(each, label) for each in cell.get("outputs", ()))
-    if shown:
+    if not shown:
+        yield hold(f'<div class="kit-outputs" {mark} hidden></div>')
+    else:
         if has & {"hide-output", "hide-cell"}:
             shown = f"<details><summary>Show the output</summary>{shown}</details>"
-        yield hold(f'<div class="kit-outputs">{shown}</div>')
+        yield hold(f'<div class="kit-outputs" {mark}>{shown}</div>')
 
 
 def _fold(summary: str, block: str) -> str:

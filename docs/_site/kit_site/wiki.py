@@ -83,11 +83,13 @@ class _Inline(InlineProcessor):
 
     def element(self, m: re.Match[str]) -> etree.Element:
         link = WikiLink.parse(m["inner"])
+        # A code span in a heading's name has been put aside by Markdown already.
+        heading = self.unescape(link.heading)
         problem = ""
         found = self.links.names.find(link.name) if link.name else [self.links.source]
         if m["embed"]:
             problem = "the site does not embed pages"
-        elif link.heading.startswith("^"):
+        elif heading.startswith("^"):
             problem = "the site has no block references"
         elif not found:
             problem = "no page has that name"
@@ -100,8 +102,8 @@ class _Inline(InlineProcessor):
             span.text = link.words
             return span
         href = relative(found[0], self.links.source) if link.name else ""
-        if link.heading:
-            href += f"#{anchor(link.heading)}"
+        if heading:
+            href += f"#{anchor(heading)}"
         element = etree.Element("a", {"class": "kit-wiki", "href": href})
         element.text = link.words
         return element

@@ -198,7 +198,7 @@ def _claims(vault: Vault, page: Page) -> list[str]:
     texts = {claim.text: claim for claim in vault.claims.values()}
     for group, bullets in groupby(vault.bullets(), key=lambda bullet: bullet[1]):
         known = [texts[text] for _, _, text in bullets if text in texts]
-        head = ["Claim", "Verdict", "Condition", "Figure", "Evidence"]
+        head = ["Claim", "Verdict", "Shown by"]
         lines += ["", f"## {group}", *_table(head, [_claim(claim) for claim in known])]
         lines.pop()
     return [*lines, ""]
@@ -207,14 +207,9 @@ def _claims(vault: Vault, page: Page) -> list[str]:
 def _claim(claim: Claim) -> list[str]:
     path = (claim.evidence or "").partition("#")[0]
     where = f"../{quote(path)}#claim-{claim.id}"
-    proof = f"[{PurePosixPath(path).stem} notebook]({where})" if path else "to come"
-    return [
-        claim.text,
-        f"**{claim.word}**",
-        claim.condition or "",
-        claim.figure or "",
-        proof,
-    ]
+    shown = f"[`{claim.figure}`]({where})" if path else "to come"
+    verdict = f"**{claim.word}** {claim.condition or ''}".strip()
+    return [claim.text, verdict, shown]
 
 
 def _cited(vault: Vault, page: Page) -> list[str]:

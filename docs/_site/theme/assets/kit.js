@@ -75,6 +75,68 @@
     }
   });
 
+  /* Run a notebook here: its cells go one by one to Python in a worker. */
+  const escaped = (text) => {
+    const span = document.createElement("span");
+    span.textContent = text;
+    return span.innerHTML;
+  };
+  const shapes = {
+    text: (data) => `<pre class="kit-out" tabindex="0">${escaped(data)}</pre>`,
+    error: (data) => `<pre class="kit-out kit-err" tabindex="0">${escaped(data)}</pre>`,
+    svg: (data) => `<div class="kit-plot">${data}</div>`,
+    html: (data) => `<div class="kit-html" tabindex="0">${data}</div>`,
+  };
+  const plain = (box) => (box ? box.textContent.replace(/\s+/g, " ").trim() : "");
+
+  const run = async (button) => {
+    const said = button.parentElement.querySelector("[role=status]");
+    const answer = await fetch(button.dataset.kitRun);
+    const cells = (await answer.json()).cells;
+    const numbers = cells.flatMap((cell, n) => (cell.cell_type === "code" ? [n] : []));
+    const worker = new Worker(button.dataset.kitWorker, { type: "module" });
+    const ask = (message) => new Promise((resolve, reject) => {
+      worker.onmessage = (e) => resolve(e.data);
+      worker.onerror = (e) => { e.preventDefault(); reject(new Error(e.message)); };
+      worker.postMessage(message);
+    });
+    let other = 0;
+    try {
+      said.textContent = "Starting Python…";
+      const ready = await ask({ start: true });
+      if (ready.failed) throw new Error(ready.failed);
+      for (const [step, n] of numbers.entries()) {
+        said.textContent = `Cell ${step + 1} of ${numbers.length}…`;
+        const source = [cells[n].source].flat().join("");
+        const { outputs, failed } = await ask({ source, n });
+        const box = document.querySelector(`.kit-outputs[data-kit-cell="${n}"]`);
+        const before = plain(box);
+        if (box) {
+          box.innerHTML = outputs.map(([kind, data]) => shapes[kind](data)).join("");
+          box.hidden = outputs.length === 0;
+          if (plain(box) !== before) other += 1;
+        }
+        const meant = (cells[n].metadata.tags || []).includes("raises-exception");
+        if (failed && !meant) throw new Error(`cell ${step + 1} raised ${failed}`);
+      }
+      said.textContent = other
+        ? `Ran ${numbers.length} cells; ${other} gave another output than the stored one.`
+        : `Ran ${numbers.length} cells; every output is as stored.`;
+    } catch (error) {
+      said.textContent = `It stopped: ${error.message}`;
+    } finally {
+      worker.terminate();
+      button.disabled = false;
+    }
+  };
+
+  document.addEventListener("click", (e) => {
+    const button = e.target.closest?.("[data-kit-run]");
+    if (!button || button.disabled) return;
+    button.disabled = true;
+    run(button);
+  });
+
   const live = document.createElement("div");
   live.className = "kit-live";
   live.setAttribute("role", "status");
