@@ -204,7 +204,15 @@ def running_postgres(home: Path) -> Iterator[str]:
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             options.update(user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[])
         data, port = folder / "data", free_port()
-        initdb = [home / "bin" / "initdb", "-D", data, "-U", "postgres", "-A", "trust"]
+        initdb: list[str | Path] = [
+            home / "bin" / "initdb",
+            "-D",
+            data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+        ]
         initdb += ["-E", "UTF8", "--locale=C", "--no-sync"]
         done = subprocess.run(initdb, capture_output=True, text=True, **options)
         if done.returncode:
@@ -225,7 +233,7 @@ def running_postgres(home: Path) -> Iterator[str]:
             "fsync": "off",
             "timezone": "UTC",
         }
-        server = [home / "bin" / "postgres", "-D", data]
+        server: list[str | Path] = [home / "bin" / "postgres", "-D", data]
         for name, value in settings.items():
             server += ["-c", f"{name}={value}"]
         # SIGINT is its fast shutdown: it waits for no client.

@@ -72,6 +72,7 @@ class _Site:
         self.nav = Navigation([], [])
         self.names = Names()
         self.holes: list[str] = []
+        self.records: dict[str, Record] = {}
         self.links = wiki.WikiLinks(self.names, self.warn, self.in_repository)
 
     def start(self, files: Files) -> None:
@@ -81,6 +82,7 @@ class _Site:
         self.names.paths.clear()
         self.names.short.clear()
         self.holes.clear()
+        self.records.clear()
 
     def warn(self, sentence: str) -> None:
         log.warning("Doc file '%s' %s", self.links.source, sentence)
@@ -132,7 +134,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     global _site
     root = Path(config.config_file_path).resolve().parent
     _site = _Site(root, Path(config.docs_dir).resolve())
-    config.markdown_extensions.append(_site.links)  # type: ignore[arg-type]
+    config.markdown_extensions.append(_site.links)
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {})
     fences.setdefault("custom_fences", []).append(
         {"name": "mermaid", "class": "mermaid", "format": _diagram}
@@ -239,7 +241,7 @@ def on_page_markdown(
     made, problems = record(kind, path, page.meta, _site.patterns)
     for problem in problems:
         _site.warn(problem)
-    page.kit = made  # type: ignore[attr-defined]
+    _site.records[page.file.src_uri] = made
     return include.expand(markdown, _site.root, _site.warn, _site.hold)
 
 
@@ -253,7 +255,7 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
         ),
         html,
     )
-    if page.kit.kind == "moc-node":  # type: ignore[attr-defined]
+    if _site.records[page.file.src_uri].kind == "moc-node":
         html = re.sub(
             r'<li>\s*(<a class="kit-wiki"[^>]*>[^<]*</a>)\s+[-–—]\s+',
             r'<li class="kit-card">\1 ',
@@ -281,10 +283,12 @@ def on_env(env: Any, config: MkDocsConfig, files: Files) -> Any:
         for url, page in pages.items()
     }
     back = graph.backlinks(forward)
-    for url, page in pages.items():
-        page.kit_backlinks = [pages[other] for other in back[url]]
-        page.kit_graph = _drawing(page, pages, back[url], forward[url])
     env.globals["kit"] = {
+        "record": lambda page: _site.records[page.file.src_uri],
+        "backlinks": lambda page: [pages[url] for url in back[page.url]],
+        "drawing": lambda page: _drawing(
+            page, pages, back[page.url], forward[page.url]
+        ),
         "example": max(
             _site.patterns.values(), key=lambda p: len(p.exports), default=None
         ),
@@ -309,7 +313,7 @@ def _url(src_uri: str) -> str:
 
 def _of_record(page: Page) -> list[str]:
     """Return the pages that a note's frontmatter ties it to."""
-    made: Record = page.kit  # type: ignore[attr-defined]
+    made = _site.records[page.file.src_uri]
     if made.kind == "reference":
         return []
     wanted = [*map(reference.address, made.modules), *made.notebooks]
@@ -326,7 +330,8 @@ def _drawing(
     def node(url: str) -> graph.Node:
         other = pages[url]
         href = get_relative_url(other.url, page.url)
-        return graph.Node(str(other.title), href, other.kit.kind)
+        kind = _site.records[other.file.src_uri].kind
+        return graph.Node(str(other.title), href, kind)
 
     return graph.neighbours(str(page.title), [*map(node, before)], [*map(node, after)])
 
@@ -344,7 +349,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     base = config.site_url or ""
     lines = [f"# {config.site_name}", "", f"> {config.site_description}", ""]
     for page in _site.nav.pages:
-        if page.kit.kind == "reference":  # type: ignore[attr-defined]
+        if _site.records[page.file.src_uri].kind == "reference":
             continue
         raw = page.file.src_uri
         if not isinstance(page.file, _NotebookFile):

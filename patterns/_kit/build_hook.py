@@ -15,7 +15,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class TestsHook(BuildHookInterface[Any]):
+class ShipTests(BuildHookInterface[Any]):
     """Maps `tests/<folder>/test_<file>.py` into `patterns/_kit/tests`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

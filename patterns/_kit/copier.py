@@ -22,7 +22,7 @@ from patterns._kit.header import (
     Fit,
     Header,
     Refusal,
-    canonical_import,
+    check_import,
     digest,
 )
 from patterns._kit.merge import has_markers, merge
@@ -271,7 +271,7 @@ class Kit:
         if pattern.test_name not in self.shipped:
             return [Change(path, "refused", None, f"{pattern.name} ships no test")]
         try:
-            canonical_import(self.text(pattern.test_name), pattern.test_name)
+            check_import(self.text(pattern.test_name), pattern.test_name)
             fit = Fit(http, import_line(pattern.stem, to, tests))
         except Refusal as refusal:
             return [Change(path, "refused", pattern.test_name, str(refusal))]

@@ -26,7 +26,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-__all__ = ["DISTRIBUTION", "Fit", "Header", "Refusal", "canonical_import", "digest"]
+__all__ = ["DISTRIBUTION", "Fit", "Header", "Refusal", "check_import", "digest"]
 
 DISTRIBUTION = "api-integration-patterns"
 
@@ -114,21 +114,25 @@ class Fit:
                 lambda block: _REQUIRE_HTTPX.sub(_REQUIRE_HTTPX2, block[0]), text
             )
         if self.imports is not None:
-            lines = text.split("\n")
-            lines[lines.index(canonical_import(text, name))] = self.imports
-            text = "\n".join(lines)
+            line = re.escape(canonical_import(name))
+            text = re.sub(rf"^{line}$", self.imports, text, flags=re.MULTILINE)
         return text
 
 
-def canonical_import(text: str, name: str) -> str:
-    """Return the one line of the test `name` that imports its module.
+def canonical_import(name: str) -> str:
+    """Return the line by which the shipped test `name` imports its module."""
+    folder, _, stem = name.partition("/")
+    return f"from patterns.{folder} import {stem.removeprefix('test_')}"
+
+
+def check_import(text: str, name: str) -> None:
+    """Check that the test `name` imports its module in exactly the canonical line.
 
     Raises:
         Refusal: if there is not exactly one such line, or if another line imports
             from `patterns`: then the test cannot follow its module to a new place.
     """
-    folder, _, stem = name.partition("/")
-    wanted = f"from patterns.{folder} import {stem.removeprefix('test_')}"
+    wanted = canonical_import(name)
     found = re.findall(r"^[ \t]*(?:from|import) patterns\b.*$", text, re.MULTILINE)
     if found != [wanted]:
         seen = ", ".join(map(repr, found)) or "none"
@@ -136,4 +140,3 @@ def canonical_import(text: str, name: str) -> str:
             f"the test {name} must import its module in exactly one line,"
             f" {wanted!r}; it has {seen}"
         )
-    return wanted

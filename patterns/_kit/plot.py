@@ -21,7 +21,7 @@ _COLOURS = ("#2b8a9b", "#c8623a", "#8f6fc4", "#7d8a2e")
 _DASHES = ("", "7 4", "2 4", "9 3 2 3")
 # `svg:root` is this image alone: within a page the root is the page.
 _STYLE = (
-    "<style>svg:root{color:#767676}"
+    "<style>svg:root{color:#797979}"
     ".kit-fig text{fill:currentColor;font:13px system-ui,sans-serif}"
     ".kit-fig .rule{stroke:currentColor;opacity:.22}</style>"
 )

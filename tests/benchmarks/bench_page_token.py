@@ -17,17 +17,24 @@ from harness import Row, interleave
 from patterns.pagination.page_token import PageTokens, keyset
 
 SIZE = 100
+WAYS = ("OFFSET", "keyset")
 ORDER = (("created", "asc"), ("id", "asc"))
+NULLS = (("score", "asc", "last"), ("id", "asc"))
 MIXED = (("created", "desc"), ("id", "asc"))
 TEXTBOOK = "created > ? OR (created = ? AND id > ?)"
 
 
 def table(rows: int) -> sqlite3.Connection:
-    """Return a database of events, three of which come at each moment."""
+    """Return a database of events, three at each moment and half of them with scores."""
     db = sqlite3.connect(":memory:")
-    db.execute("CREATE TABLE event (id INTEGER PRIMARY KEY, created INT, body TEXT)")
-    events = ((n, n // 3, f"the body of event {n}") for n in range(rows))
-    db.executemany("INSERT INTO event VALUES (?, ?, ?)", events)
+    columns = "id INTEGER PRIMARY KEY, created INT, body TEXT, score INT"
+    db.execute(f"CREATE TABLE event ({columns})")
+    events = (
+        (n, n // 3, f"the body of event {n}", None if n % 2 else n // 6)
+        for n in range(rows)
+    )
+    db.executemany("INSERT INTO event VALUES (?, ?, ?, ?)", events)
+    db.execute("CREATE INDEX score ON event (score, id)")
     db.execute("CREATE INDEX up ON event (created, id)")
     db.execute("CREATE INDEX mixed ON event (created DESC, id)")
     return db
@@ -57,18 +64,24 @@ def bench_depth(quick: bool) -> Iterator[Row]:
             keys, base = f"keyset, {depth} deep", f"OFFSET, {depth} deep"
             yield times.row(keys, base, target=1.0 if depth > SIZE * 10 else None)
             yield times.row(f"textbook OR, {depth} deep", base)
-        for depth in depths[1:]:
-            found = db.execute(
-                "SELECT created, id FROM event ORDER BY created DESC, id "
-                f"LIMIT 2 OFFSET {depth - 1}"
-            ).fetchall()
-            offset = f"TRUE ORDER BY created DESC, id LIMIT {SIZE} OFFSET {depth} --"
-            cases = {
-                f"OFFSET, mixed, {depth} deep": page(offset, []),
-                f"keyset, mixed, {depth} deep": page(*keyset(MIXED, found[0])),
-            }
-            times = interleave(cases, 1 if quick else 25, result=found[1][1])
-            yield times.row(*reversed(cases), target=1.0)
+        forms = {
+            "mixed directions": (MIXED, "created DESC, id", depths[1:]),
+            # NULLs behind all values: no index serves `score >= ? OR score IS NULL`.
+            "NULLs last": (NULLS, "score NULLS LAST, id", [count // 3, depths[2]]),
+        }
+        for name, (order, tail, places) in forms.items():
+            for depth in places:
+                names = ", ".join(term[0] for term in order)
+                last, first = db.execute(
+                    f"SELECT {names} FROM event ORDER BY {tail} "
+                    f"LIMIT 2 OFFSET {depth - 1}"
+                ).fetchall()
+                offset = f"TRUE ORDER BY {tail} LIMIT {SIZE} OFFSET {depth} --"
+                base, keys = (f"{way}, {name}, {depth} deep" for way in WAYS)
+                cases = {base: page(offset, []), keys: page(*keyset(order, last))}
+                times = interleave(cases, 1 if quick else 25, result=first[1])
+                target = 1.0 if name == "mixed directions" else None
+                yield times.row(keys, base, target=target)
 
 
 def bench_full_walk(quick: bool) -> Iterator[Row]:

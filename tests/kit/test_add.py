@@ -356,10 +356,26 @@ def test_a_hand_copied_file_is_unchanged(run: Run, kit: Any, project: Path) -> N
     assert (project / "walker.py").read_text("utf-8") == shipped
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written(run: Run, project: Path) -> None:
-    """The system's own refusal is reported, with exit status 1."""
-    (project / "lib").mkdir(mode=0o500)
+def test_a_vector_file_that_is_a_link_is_refused(run: Run, project: Path) -> None:
+    """Links are left alone among the vectors too."""
+    (project / "tests/vectors").mkdir(parents=True)
+    (project / "tests/vectors/statuses.json").symlink_to(project / "elsewhere")
+    ran = run("add", "paging/walker", "--to", "lib", "--tests", "tests")
+    assert ran.status == 1
+    assert "tests/vectors/statuses.json  (a symbolic link" in ran.err
+
+
+def test_a_system_that_refuses_to_write(
+    run: Run, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is reported with exit status 1, and nothing is left behind."""
+    run("add", "paging/token", "--to", "lib")
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", full)
     ran = run("add", "paging/walker", "--to", "lib")
     assert ran.status == 1
-    assert "every file is as it was" in ran.err
+    assert "disk full; every file is as it was" in ran.err
+    assert [path.name for path in (project / "lib").iterdir()] == ["token.py"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from patterns._kit.catalogue import Pattern, catalogue, script_block
-from patterns._kit.header import canonical_import
+from patterns._kit.header import check_import
 from patterns._kit.merge import has_markers
 from patterns._kit.needs import imported
 
@@ -256,8 +256,7 @@ def test_text_is_plain(pattern: Pattern) -> None:
 def test_the_test_can_be_copied(pattern: Pattern) -> None:
     """The test exists, and imports its module and httpx in one line each."""
     text = pattern.test_path.read_text("utf-8")
-    wanted = f"from patterns.{pattern.folder} import {pattern.stem}"
-    assert canonical_import(text, pattern.test_name) == wanted
+    check_import(text, pattern.test_name)
     tree = ast.parse(text)
     httpx = [
         ast.unparse(node)

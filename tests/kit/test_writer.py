@@ -89,6 +89,7 @@ def test_a_failing_write_touches_no_file(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 def test_a_crash_leaves_each_file_old_or_new(
     tmp_path: Path, writes: list[Write], after: int

@@ -65,6 +65,7 @@ def test_a_missing_engine_skips_or_fails_as_told(tmp_path: Path, required: str) 
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
+            *("-o", "addopts=--import-mode=importlib"),
             *("tests/peers/test_json_server.py", "-k", "link_header and httpx-sync"),
         ],
         env={**os.environ, "PATH": str(tmp_path), "KIT_REQUIRE_NODE": required},

@@ -1,16 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The API integration patterns authors
 # SPDX-License-Identifier: MIT
-"""Read a Markdown note: its record, headings, links and code, each with its line.
+"""Read a Markdown note as the site does: its record, headings, links and code.
 
 Only what the garden needs is read, in one pass and in linear time, so that a hostile
-note costs no more than its length. Lines are counted from 0 here; findings add one.
+note costs no more than its length. The site's hooks take wiki links and anchors from
+here, and a test holds the rest equal. Lines are counted from 0; findings add one.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,24 +22,20 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 MAX_BYTES = 1_000_000
 MAX_RECORD = 64_000
 MAX_DEPTH = 20
+# What stands between the brackets is read by `WikiLink.parse`.
+WIKI = r"(?<!\\)(?P<embed>!?)\[\[(?P<inner>[^\[\]\n]+)\]\]"
 
+_WIKI = re.compile(WIKI)
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
 _TICKS = re.compile(r"`+")
-_WIKI = re.compile(r"\[\[([^\[\]]+)\]\]")
+_RAW = re.compile(r"<!--|<(code|kbd|pre)\b")
 _LINK = re.compile(r"\]\((?:<([^<>]+)>|([^()<>\s]+))")
 _LABEL = re.compile(r"\[([^\[\]]*)\]\([^()]*\)")
-_BAR = re.compile(r"\\?\|")
 _ITEM = re.compile(r"\s*(?:[-*+]|\d{1,9}[.)])\s+(?=\S)")
-_MARK = re.compile(r"<!-- ([a-z-]+): written by patterns garden write -->")
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe loader, in C if there is one; a day stays text, for the schema."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+_HOLDER = re.compile(r" *(?:[-*+]\s|\d+[.)]\s|!!!|\?\?\?|===|\[\^|:\s)")
+_RULE = re.compile(r"[=-]+ *")
+_ID = re.compile(r"""(?:\bid=["']|\{:?[^{}\n]*#)([\w.:-]+)""")
+_MARK = re.compile(r"<!-- ([a-z-]+): (written by patterns garden write|end) -->")
 
 
 class BadYaml(ValueError):
@@ -47,13 +46,95 @@ class BadYaml(ValueError):
         self.line = line
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, in C if there is one; a day stays text, for the schema."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [pair for pair in pairs if not pair[0].endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                what = f"the key {key.value} is there twice"
+                raise BadYaml(what, key.start_mark.line)
+            seen.add(str(key.value))
+        made: dict[Hashable, object] = super().construct_mapping(node, deep)
+        return made
+
+
+def load_yaml(text: str) -> object:
+    """Load plain YAML; aliases and deep nesting are refused before they are built."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, _Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                what = f"nested deeper than {MAX_DEPTH} levels"
+                raise BadYaml(what, event.start_mark.line)
+            if isinstance(event, yaml.AliasEvent):
+                raise BadYaml("aliases are not used here", event.start_mark.line)
+        return yaml.load(text, _Loader)  # noqa: S506
+    except BadYaml:
+        raise
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        raise BadYaml(exc.problem or "no YAML", mark.line if mark else 0) from exc
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as exc:
+        raise BadYaml(" ".join(str(exc).split())[:120]) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class WikiLink:
+    """A wiki link taken apart: `[[name#heading|label]]`."""
+
+    name: str
+    heading: str
+    label: str
+
+    @classmethod
+    def parse(cls, inner: str) -> WikiLink:
+        r"""Read what stands between the brackets; in a table the bar is `\|`.
+
+        Of a nested heading, `#Outer#Inner` as Obsidian writes it, the last is meant.
+        """
+        target, _, label = inner.replace("\\|", "|").partition("|")
+        name, _, heading = target.partition("#")
+        return cls(name.strip(), heading.rpartition("#")[2].strip(), label.strip())
+
+    @property
+    def words(self) -> str:
+        """The text to show."""
+        name = posixpath.basename(self.name)
+        return self.label or ": ".join(filter(None, (name, self.heading)))
+
+
+def plain(text: str) -> str:
+    """The words a reader sees: links by their words, no ticks, no stars."""
+    words = _WIKI.sub(lambda m: WikiLink.parse(m["inner"]).words, text)
+    return re.sub(r"[`*]", "", _LABEL.sub(r"\1", words)).strip()
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as the site's table of contents makes it."""
+    words = unicodedata.normalize("NFKD", plain(heading))
+    kept = re.sub(r"[^\w\s-]", "", words.encode("ascii", "ignore").decode())
+    return re.sub(r"[-\s]+", "-", kept.strip().lower())
+
+
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading, by its level."""
+    """A heading, by its level; `anchor` is empty unless the note sets it."""
 
     line: int
     level: int
     text: str
+    anchor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +144,13 @@ class Link:
     line: int
     target: str
     heading: str
-    words: str
     wiki: bool = True
+    embed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The text of a code span or of one line of a fence."""
+    """The text of a code span or of one line of a code block."""
 
     line: int
     text: str
@@ -84,94 +165,50 @@ class Block:
     end: int
 
 
-def load_yaml(text: str) -> object:
-    """Load plain YAML; aliases and deep nesting are refused before they are built."""
-    try:
-        _guard(text)
-        return yaml.load(text, _Loader)  # noqa: S506
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        raise BadYaml(exc.problem or "no YAML", mark.line if mark else 0) from exc
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as exc:
-        if isinstance(exc, BadYaml):
-            raise
-        raise BadYaml(" ".join(str(exc).split())[:120]) from exc
+def _spans(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield (start, end, content) of each code span."""
+    runs = [match.span() for match in _TICKS.finditer(text)]
+    partner, closer = {}, {}
+    for start, end in reversed(runs):
+        partner[start] = closer.get(end - start)
+        closer[end - start] = (start, end)
+    done = 0
+    for start, end in runs:
+        close = partner[start]
+        if close and start >= done and text[start - 1 : start] != "\\":
+            done = close[1]
+            yield start, done, text[end : close[0]].strip()
 
 
-def _guard(text: str) -> None:
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        line = event.start_mark.line
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            raise BadYaml(f"nested deeper than {MAX_DEPTH} levels", line)
-        if isinstance(event, yaml.AliasEvent):
-            raise BadYaml("aliases are not used here", line)
+def _raw(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of each comment and of each element that holds code."""
+    done, missing = 0, set()
+    for match in _RAW.finditer(text):
+        close = f"</{match[1]}>" if match[1] else "-->"
+        if match.start() >= done and close not in missing:
+            end = text.find(close, match.end())
+            if end < 0:
+                missing.add(close)
+            else:
+                done = end + len(close)
+                yield match.start(), done
 
 
-def slug(heading: str) -> str:
-    """The anchor of a heading, as the site's table of contents makes it."""
-    plain = unicodedata.normalize("NFKD", heading).encode("ascii", "ignore").decode()
-    kept = re.sub(r"[^\w\s-]", "", plain).strip().lower()
-    return re.sub(r"[-\s]+", "-", kept)
-
-
-def plain(text: str) -> str:
-    """The words a reader sees: links by their words, no ticks, no stars."""
-    words = _WIKI.sub(lambda m: _wiki(0, m[1]).words, text)
-    return re.sub(r"[`*]", "", _LABEL.sub(r"\1", words)).strip()
-
-
-def _wiki(line: int, inner: str) -> Link:
-    target, *words = _BAR.split(inner, maxsplit=1)
-    name, _, heading = target.partition("#")
-    heading = heading.rpartition("#")[2]
-    shown = words[0] if words else target
-    return Link(line, name.strip(), heading.strip(), shown.strip())
-
-
-def _heading(number: int, line: str) -> Heading | None:
-    level = len(line) - len(line.lstrip("#"))
-    if not 1 <= level <= 6 or line[level : level + 1] not in (" ", "\t"):
-        return None
-    text = line[level:].strip()
-    bare = text.rstrip("#")
-    if bare != text and (not bare or bare[-1].isspace()):
-        text = bare.rstrip()
-    return Heading(number, level, plain(text))
-
-
-def _spans(line: str) -> Iterator[tuple[int, int, str]]:
-    """Yield (start, end, text) of each code span, in linear time."""
-    runs = [(m.start(), m.end()) for m in _TICKS.finditer(line)]
-    closer: dict[int, int] = {}
-    partner: list[int | None] = [None] * len(runs)
-    for index in range(len(runs) - 1, -1, -1):
-        size = runs[index][1] - runs[index][0]
-        partner[index] = closer.get(size)
-        closer[size] = index
-    index = 0
-    while index < len(runs):
-        other = partner[index]
-        if other is not None:
-            start, end = runs[index][0], runs[other][1]
-            yield start, end, line[runs[index][1] : runs[other][0]].strip()
-            index = other
-        index += 1
-
-
-def _without_comments(line: str) -> str:
+def _blank(text: str, spans: Iterable[tuple[int, int]]) -> str:
     out, done = [], 0
-    while (start := line.find("<!--", done)) >= 0:
-        end = line.find("-->", start + 4)
-        if end < 0:
-            break
-        out.append(line[done:start])
-        done = end + 3
-    return "".join([*out, line[done:]])
+    for start, end in spans:
+        out += [text[done:start], re.sub(r"[^\n]", " ", text[start:end])]
+        done = end
+    return "".join([*out, text[done:]])
+
+
+def _heading(line: int, level: int, text: str) -> Heading:
+    """Read a heading's text; `{#id .class}` behind it sets its anchor."""
+    words, brace, inner = text.rstrip().rpartition(" {")
+    if not (brace and inner.endswith("}")):
+        return Heading(line, level, plain(text))
+    ids = [word[1:] for word in inner[:-1].split() if word.startswith("#")]
+    return Heading(line, level, plain(words), ids[-1] if ids else "")
 
 
 class Document:
@@ -183,7 +220,9 @@ class Document:
         self.body = self._body()
         self.prose = [""] * len(self.lines)
         self.code: list[Code] = []
-        self._scan()
+        self.headings: list[Heading] = []
+        for part in self._parts():
+            self._read(part)
 
     def _body(self) -> int:
         if self.lines[0].rstrip() != "---":
@@ -196,8 +235,10 @@ class Document:
         """The frontmatter's text, or None where there is none."""
         return "\n".join(self.lines[1 : self.body - 1]) if self.body else None
 
-    def _scan(self) -> None:
-        fence = ""
+    def _parts(self) -> Iterator[range]:
+        """Yield the lines of each paragraph; what is code goes to `code`."""
+        last = max((n for n, x in enumerate(self.lines) if "-->" in x), default=-1)
+        fence, comment, nested, part = "", False, False, range(0)
         for number in range(self.body, len(self.lines)):
             line = self.lines[number]
             found = _FENCE.match(line)
@@ -206,31 +247,64 @@ class Document:
                     fence = ""
                 else:
                     self.code.append(Code(number, line.strip()))
+                continue
+            opens = line.startswith("<!--") and "-->" not in line and number < last
+            if comment or opens:
+                comment, line = "-->" not in line, ""
             elif found and not (found[1][0] == "`" and "`" in found[2]):
-                fence = found[1]
-            else:
-                self.prose[number] = self._blank(number, line)
+                fence, line = found[1], ""
+            if part and self._ends(part, line):
+                yield part
+                part = range(0)
+            if not line.strip():
+                continue
+            if not part:
+                indented = line[0] == "\t" or not line[:4].strip()
+                if indented and not nested:
+                    self.code.append(Code(number, line.strip()))
+                    continue
+                nested = nested if indented else bool(_HOLDER.match(line))
+            part = range(part.start if part else number, number + 1)
+        yield part
 
-    def _blank(self, number: int, line: str) -> str:
-        out, done = [], 0
-        for start, end, text in _spans(line):
-            self.code.append(Code(number, text))
-            out += [line[done:start], " " * (end - start)]
-            done = end
-        return _without_comments("".join([*out, line[done:]]))
+    def _ends(self, part: range, line: str) -> bool:
+        """Whether `line` is not of the paragraph that the lines of `part` are."""
+        if not line.strip() or line[0] in "#|" or _ITEM.match(line):
+            return True
+        return self.lines[part.start][0] == "#"
 
-    @cached_property
-    def headings(self) -> list[Heading]:
-        """Every heading outside code; its text comes from the line itself."""
-        found = (
-            _heading(n, self.lines[n]) for n, p in enumerate(self.prose) if p[:1] == "#"
-        )
-        return [heading for heading in found if heading]
+    def _read(self, part: range) -> None:
+        """Blank the code of a paragraph, and see whether it begins with a heading."""
+        text = "\n".join(self.lines[part.start : part.stop])
+        spans = list(_spans(text))
+        line, seen = part.start, 0
+        for start, _, content in spans:
+            line, seen = line + text.count("\n", seen, start), start
+            self.code.append(Code(line, content))
+        text = _blank(text, ((start, end) for start, end, _ in spans))
+        text = _blank(text, _raw(text))
+        self.prose[part.start : part.stop] = text.split("\n") if part else []
+        first, *rest = (self.lines[n] for n in part[:2]) if part else ("",)
+        if first.startswith("#"):
+            level = min(len(first) - len(first.lstrip("#")), 6)
+            words = first[level:].rstrip().rstrip("#").strip()
+            self.headings.append(_heading(part.start, level, words))
+        elif rest and _RULE.fullmatch(rest[0]):
+            level = 1 if rest[0][0] == "=" else 2
+            self.headings.append(_heading(part.start, level, first.strip()))
 
     @cached_property
     def anchors(self) -> set[str]:
-        """The anchors of all headings."""
-        return {slug(heading.text) for heading in self.headings}
+        """The anchors of all headings, and those set by an attribute."""
+        found: set[str] = set()
+        seen: Counter[str] = Counter()
+        for heading in self.headings:
+            base = heading.anchor or anchor(heading.text)
+            count = seen[base] + (not base)
+            found.add(f"{base}_{count}" if count else base)
+            seen[base] += 1
+        marked = (line for line in self.prose if "id=" in line or "{" in line)
+        return found.union(*(_ID.findall(line) for line in marked))
 
     @cached_property
     def links(self) -> list[Link]:
@@ -239,10 +313,12 @@ class Document:
         for number, line in enumerate(self.prose):
             if "[" not in line:
                 continue
-            found += [_wiki(number, m[1]) for m in _WIKI.finditer(line)]
+            for match in _WIKI.finditer(line):
+                wiki, embed = WikiLink.parse(match["inner"]), bool(match["embed"])
+                found.append(Link(number, wiki.name, wiki.heading, embed=embed))
             for match in _LINK.finditer(line):
                 path, _, heading = (match[1] or match[2]).partition("#")
-                found.append(Link(number, path, heading, "", wiki=False))
+                found.append(Link(number, path, heading, wiki=False))
         return found
 
     def section(self, title: str) -> range:
@@ -262,12 +338,14 @@ class Document:
     @cached_property
     def blocks(self) -> list[Block]:
         """The generated blocks; one without an end mark has `end` -1."""
-        found = []
+        found: list[Block] = []
+        open_: dict[str, int] = {}
         for number, line in enumerate(self.lines):
             match = _MARK.fullmatch(line.strip())
-            if match:
-                end = f"<!-- {match[1]}: end -->"
-                rest = range(number + 1, len(self.lines))
-                last = (n for n in rest if self.lines[n].strip() == end)
-                found.append(Block(match[1], number + 1, next(last, -1)))
+            if match and match[2] != "end":
+                open_.setdefault(match[1], len(found))
+                found.append(Block(match[1], number + 1, -1))
+            elif match and match[1] in open_:
+                at = open_.pop(match[1])
+                found[at] = Block(match[1], found[at].start, number)
         return found
