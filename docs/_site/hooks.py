@@ -336,12 +336,22 @@ def _drawing(
     return graph.neighbours(str(page.title), [*map(node, before)], [*map(node, after)])
 
 
-def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
-    """Name the parts of the theme that a screen reader could not tell apart."""
+def _named(output: str) -> str:
+    """Name the part of the theme that a screen reader could not tell apart."""
     return output.replace(
         'data-md-component="search" role="dialog"',
         'data-md-component="search" role="dialog" aria-label="Search"',
     )
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    return _named(output)
+
+
+def on_post_template(
+    output_content: str, template_name: str, config: MkDocsConfig
+) -> str:
+    return _named(output_content)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

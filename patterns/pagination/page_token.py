@@ -4,7 +4,7 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-"""Serve pages that stay right while the rows change, by keyset and signed token.
+"""Serve pages that stay right while rows change, by keyset and token.
 
 `keyset` writes the condition and order that continue a query behind a row, and
 `PageTokens` carries that row's position to the client and back: signed, expiring,
@@ -246,7 +246,8 @@ def keyset(
 
     Columns of one direction without NULLs are compared as a row value, which an index
     on them in that order serves. Otherwise the form is bounded: `a >= ? AND (a > ? OR
-    b < ?)`, since `a > ? OR (a = ? AND b < ?)` makes SQLite read all rows before.
+    b < ?)`, since `a > ? OR (a = ? AND b < ?)` makes SQLite read all rows before. A
+    column that may be NULL is right, but no index bounds it: sort deep lists by others.
 
     Raises:
         ValueError: the order is not total, a column's name is not plain, or the
@@ -330,6 +331,17 @@ def _bounded(sides: list[_Side]) -> Keyset:
     sql, params = sides[-1].behind()
     for side in reversed(sides[:-1]):
         level, behind = side.not_before(), side.behind()
-        sql = f"{level.sql} AND ({behind.sql} OR {sql})"
+        if behind.sql == "FALSE":  # left out, so that an index serves the rest
+            sql = f"{level.sql} AND {sql}"
+        else:
+            sql = f"{level.sql} AND ({behind.sql} OR {sql})"
         params = [*level.params, *behind.params, *params]
     return Keyset(f"({sql})", params)
+
+
+if __name__ == "__main__":
+    import doctest
+
+    results = doctest.testmod()
+    print(results)
+    raise SystemExit(results.failed > 0)

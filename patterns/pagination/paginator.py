@@ -502,6 +502,8 @@ class Walk:
             self._first = self.client.build_request("GET", self.request_or_url)
             self._first.headers.pop("cookie", None)  # set anew for each page
         self._first.read()
+        self._headers = self._first.headers.copy()
+        self._headers.pop("content-length", None)  # of each page's own body
         self._origins = {_origin(httpx.URL(url)) for url in self.origins}
         self._origins.add(_origin(self._first.url))
         self._start = self.style.first(self._first), 1, 0  # address, number, index
@@ -665,10 +667,9 @@ class Walk:
             content = first.content
             if address.body:
                 content = json.dumps(_fill(first, address), allow_nan=False).encode()
-            headers = first.headers.copy()
-            headers.pop("content-length", None)
-            if _origin(url) != _origin(first.url):
-                headers.pop("host", None)
+            headers = self._headers
+            if url.netloc != first.url.netloc:
+                headers = httpx.Headers({**headers, "host": url.netloc.decode()})
             request = httpx.Request(
                 first.method,
                 url,
@@ -722,15 +723,24 @@ class Walk:
         seal, _, saved = text.partition(".") if isinstance(text, str) else ("", "", "")
         if seal != self._seal(saved):
             raise ResumeMismatch("not a checkpoint of this request, style and items")
-        number, index, url, params, body = json.loads(saved)
-        if url is not None:
-            start, pairs = url
-            given = self._first.url.query.decode().split("&")
-            query = "&".join(
-                pair if isinstance(pair, str) else given[pair] for pair in pairs
-            )
-            url = f"{start}?{query}" if query else start
-        return Address(url, params, body), number, index
+        try:
+            number, index, url, params, body = json.loads(saved)
+            if url is not None:
+                start, pairs = url
+                given = self._first.url.query.decode().split("&")
+                pairs = [p if isinstance(p, str) else given[p] for p in pairs]
+                url = str(start) + "?" * (pairs != [""]) + "&".join(pairs)
+            address = Address(url, {**params}, {**body})
+            self._resolve(address, None)
+            sound = type(number) is type(index) is int and number > 0 <= index
+            sound &= all(isinstance(value, str) for value in params.values())
+            for name, value in self._start[0].params.items():  # a count stays a count
+                sound &= params[name].isdecimal() is value.isdecimal()
+        except (ValueError, TypeError, LookupError, RecursionError, httpx.InvalidURL):
+            sound = False  # sealed, but not by a walk
+        if not sound:
+            raise ResumeMismatch("not a checkpoint that a walk has made")
+        return address, number, index
 
     def _conceal(
         self, url: httpx.URL, sent: httpx.Request
@@ -934,3 +944,11 @@ def _fill(first: httpx.Request, address: Address) -> dict[str, Any]:
     for path, leaf in address.body.items():
         body = _put(body, path, leaf)
     return cast("dict[str, Any]", body)
+
+
+if __name__ == "__main__":
+    import doctest
+
+    results = doctest.testmod()
+    print(results)
+    raise SystemExit(results.failed > 0)

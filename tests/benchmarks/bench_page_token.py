@@ -25,7 +25,7 @@ TEXTBOOK = "created > ? OR (created = ? AND id > ?)"
 
 
 def table(rows: int) -> sqlite3.Connection:
-    """Return a database of events, three at each moment and half of them with scores."""
+    """Return a database of events, three at each moment, half of them with a score."""
     db = sqlite3.connect(":memory:")
     columns = "id INTEGER PRIMARY KEY, created INT, body TEXT, score INT"
     db.execute(f"CREATE TABLE event ({columns})")

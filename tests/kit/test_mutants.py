@@ -47,7 +47,7 @@ pagination/paginator test_resume
 ---
         saved = json.dumps([number, 0, url, address.params, address.body])
 ===
-pagination/paginator test_resume
+pagination/paginator test_checkpoint_leaves_out_what_the_first_request_has
             if pair in given:
 ---
             if False:

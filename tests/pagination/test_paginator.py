@@ -1044,6 +1044,26 @@ def test_resume_sends_the_key_again():
     assert rest[0] == 21
 
 
+def test_checkpoint_leaves_out_what_the_first_request_has():
+    """A key under any name stays out of a checkpoint, and is filled in again."""
+
+    def answer(request):
+        page = int(request.url.params.get("page", 1))
+        url = f"?page={page + 1}&key={request.url.params['key']}" if page < 3 else None
+        return {"data": [page], "next": url}
+
+    style = paginator.NextUrl()
+    with Server(answer).client() as client:
+        first = paginator.paginate(client, f"{BASE}/?key=k1", style, items="data")
+        assert [next(first), next(first)] == [1, 2]
+        saved = first.checkpoint()
+        assert "k1" not in saved
+        rest = paginator.paginate(
+            client, f"{BASE}/?key=k1", style, items="data", resume=saved
+        )
+        assert list(rest) == [3]
+
+
 def test_resume_tells_a_position_from_a_secret():
     """A position that equals some harmless header's value is not taken for a secret."""
 
@@ -1222,6 +1242,62 @@ def test_damaged_checkpoint(data):
         damaged = saved[:at] + new + saved[at + 1 :]
         with pytest.raises(paginator.ResumeMismatch):
             paginator.paginate(client, BASE, CURSOR, items="data", resume=damaged)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        "null",
+        "x",
+        "{}",
+        "[1]",
+        "[" * 3000,
+        '["a",0,null,{},{}]',
+        '[1,"0",null,{},{}]',
+        "[1,-5,null,{},{}]",
+        "[1e400,0,null,{},{}]",
+        "[0,0,null,{},{}]",
+        "[true,0,null,{},{}]",
+        "[1,0,null,[],{}]",
+        "[1,0,null,{},5]",
+        "[1,0,5,{},{}]",
+        '[1,0,["/",[9]],{},{}]',
+        '[1,0,["/",[null]],{},{}]',
+        '[1,0,["https://[::1",[]],{},{}]',
+        '[1,0,["/",[""]],{"a":["\\ud800"]},{}]',
+    ],
+)
+def test_forged_checkpoint(saved):
+    """A checkpoint with a right seal on something else is refused at once."""
+    with Server(tokens(PAGES)).client() as client:
+        walk = paginator.paginate(client, BASE, CURSOR, items="data")
+        forged = f"{walk._seal(saved)}.{saved}"
+        with pytest.raises(paginator.ResumeMismatch):
+            paginator.paginate(client, BASE, CURSOR, items="data", resume=forged)
+
+
+@pytest.mark.parametrize("params", [{}, {"offset": "x", "limit": "5"}])
+def test_forged_count(params):
+    """Nor on another count than a number."""
+    style = paginator.Offset(5)
+    with Server(rows(9)).client() as client:
+        walk = paginator.paginate(client, BASE, style, items="data")
+        saved = json.dumps([1, 0, None, params, {}])
+        forged = f"{walk._seal(saved)}.{saved}"
+        with pytest.raises(paginator.ResumeMismatch):
+            paginator.paginate(client, BASE, style, items="data", resume=forged)
+
+
+def test_forged_checkpoint_of_another_origin():
+    """Nor does one lead to another origin."""
+    saved = '[2,0,["http://evil.test/",[""]],{},{}]'
+    with Server(tokens(PAGES)).client() as client:
+        walk = paginator.paginate(client, BASE, paginator.NextUrl(), items="data")
+        forged = f"{walk._seal(saved)}.{saved}"
+        with pytest.raises(paginator.CrossOriginNext):
+            paginator.paginate(
+                client, BASE, paginator.NextUrl(), items="data", resume=forged
+            )
 
 
 def test_walk_tells_no_secret():

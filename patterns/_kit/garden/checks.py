@@ -15,9 +15,19 @@ from datetime import date, timedelta
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from patterns._kit.garden.schema import MocNote, PatternNote, Spec
-from patterns._kit.garden.text import Document, Link, slug
-from patterns._kit.garden.vault import HOME, LISTS, SYNTHESIS, Finding, Page, Vault
+from patterns._kit.garden.schema import MocNote, PatternNote
+from patterns._kit.garden.text import Link, anchor
+from patterns._kit.garden.vault import (
+    CLAIMS,
+    HOME,
+    LISTS,
+    SPECS,
+    SYNTHESIS,
+    Finding,
+    Page,
+    Vault,
+    at,
+)
 
 SPEC_DAYS = 180
 VERDICT_WORDS = 80
@@ -57,41 +67,29 @@ _DOTTED = re.compile(r"(?<![\w./-])patterns((?:\.[A-Za-z_]\w*){2,})")
 _FILE = re.compile(r"(?<![\w./-])patterns/[\w/]+\.py\b")
 _COMMAND = re.compile(r"\bpatterns (?:add|info|show) ([a-z_]+(?:/[a-z_]+)?)(?=\s|$)")
 _RFC = re.compile(r"\bRFC[ \u00a0]?(\d{3,5})\b")
-_REVISION = re.compile(r"-\d\d$")
-_NAV = re.compile(r"""\s*- (?:[^"':]+: |"[^"]*": )?["']?([^"']+\.(?:md|ipynb))["']?$""")
-
-Rule = Callable[[Vault], Iterator[Finding]]
-
-
-def _at(path: str, line: int, code: str, message: str) -> Finding:
-    return Finding(path, line + 1, code, message)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
 
 
 # -- pages -----------------------------------------------------------------------
 
 
-def titles(vault: Vault) -> Iterator[Finding]:
-    """A page's one first-level heading is its name."""
+def records(vault: Vault) -> Iterator[Finding]:
+    """Title, folder, type and dates of a page agree."""
     for page in vault.pages:
         heads = [head for head in page.doc.headings if head.level == 1]
         if not heads or heads[0].text != page.name:
             line = heads[0].line if heads else page.doc.body
             what = f"the title must be the note's name: # {page.name}"
-            yield _at(page.path, line, "title-wrong", what)
-
-
-def kinds(vault: Vault) -> Iterator[Finding]:
-    """A page's folder and its type agree; the dates of its record are in order."""
-    for page in vault.pages:
+            yield at(page.path, line, "title-wrong", what)
         front = page.front
         wanted = KINDS.get(page.folder)
         if front and wanted and front.type != wanted:
             what = f"a page in docs/{page.folder} has the type {wanted}"
-            yield _at(page.path, page.line("type:"), "wrong-type", what)
+            yield at(page.path, page.line("type:"), "wrong-type", what)
         if front and front.last_reviewed < front.created:
             what = f"reviewed on {front.last_reviewed}, before it was created"
             line = page.line("last-reviewed:")
-            yield _at(page.path, line, "reviewed-before-created", what)
+            yield at(page.path, line, "reviewed-before-created", what)
 
 
 def wanted_headings(page: Page) -> tuple[str, ...]:
@@ -110,38 +108,27 @@ def wanted_headings(page: Page) -> tuple[str, ...]:
 def headings(vault: Vault) -> Iterator[Finding]:
     """Every heading of the page template is there, in its order, with a body."""
     for page in vault.pages:
-        wanted = wanted_headings(page)
-        found = [h for h in page.doc.headings if h.text in wanted]
-        names = [head.text for head in found]
+        wanted, doc = wanted_headings(page), page.doc
+        found = [head for head in doc.headings if head.text in wanted]
+        lines = {head.text: head.line for head in reversed(found)}
         for name in wanted:
-            if name not in names:
+            if name not in lines:
                 what = f"the section {name!r} is missing"
-                yield _at(page.path, page.doc.body, "section-missing", what)
-            elif _empty(page.doc, name):
-                line = found[names.index(name)].line
+                yield at(page.path, doc.body, "section-missing", what)
+            elif not any(doc.lines[n].strip() for n in doc.section(name)):
                 what = f"the section {name!r} is empty"
-                yield _at(page.path, line, "section-empty", what)
-        present = [name for name in wanted if name in names]
-        for head, name in zip(found, present, strict=False):
-            if head.text != name:
-                what = f"{head.text!r} stands where {name!r} belongs"
-                yield _at(page.path, head.line, "section-order", what)
-                break
-
-
-def _empty(doc: Document, title: str) -> bool:
-    return not any(doc.lines[n].strip() for n in doc.section(title))
-
-
-def verdicts(vault: Vault) -> Iterator[Finding]:
-    """A verdict is read at a glance."""
-    for page in vault.pages:
-        if isinstance(page.front, PatternNote):
-            lines = page.doc.section("Verdict")
-            words = sum(len(page.doc.lines[n].split()) for n in lines)
-            if words > VERDICT_WORDS:
-                what = f"the verdict has {words} words; it has at most {VERDICT_WORDS}"
-                yield _at(page.path, lines.start - 1, "verdict-long", what)
+                yield at(page.path, lines[name], "section-empty", what)
+        present = [name for name in wanted if name in lines]
+        pairs = zip(found, present, strict=False)
+        wrong = next(((h, name) for h, name in pairs if h.text != name), None)
+        if wrong:
+            what = f"{wrong[0].text!r} stands where {wrong[1]!r} belongs"
+            yield at(page.path, wrong[0].line, "section-order", what)
+        verdict = doc.section("Verdict") if "Verdict" in wanted else range(0)
+        words = sum(len(doc.lines[n].split()) for n in verdict)
+        if words > VERDICT_WORDS:
+            what = f"the verdict has {words} words; it has at most {VERDICT_WORDS}"
+            yield at(page.path, verdict.start - 1, "verdict-long", what)
 
 
 # -- links -----------------------------------------------------------------------
@@ -151,44 +138,40 @@ def links(vault: Vault) -> Iterator[Finding]:
     """Every link leads to a page, and to a heading that is there."""
     for page in vault.pages:
         for link in page.doc.links:
-            finding = (_wiki if link.wiki else _path)(vault, page, link)
-            if finding:
-                yield finding
+            code, what = (_wiki if link.wiki else _path)(vault, page, link)
+            if code:
+                yield at(page.path, link.line, code, what)
 
 
-def _wiki(vault: Vault, page: Page, link: Link) -> Finding | None:
-    other = vault.by_name.get(link.target.casefold()) if link.target else page
-    if link.heading.startswith("^") or page.doc.prose[link.line].count("![["):
+def _wiki(vault: Vault, page: Page, link: Link) -> tuple[str, str]:
+    name = link.target.casefold()
+    if link.embed or link.heading.startswith("^"):
         what = "block references and embedded pages are not for the site; use a link"
-        return _at(page.path, link.line, "broken-link", what)
-    if other is None and link.target.casefold() in vault.made:
-        return None
-    if other is None:
-        what = f"[[{link.target}]]: no page has that name"
-        return _at(page.path, link.line, "broken-link", what)
-    return _anchor(page, other, link)
-
-
-def _path(vault: Vault, page: Page, link: Link) -> Finding | None:
-    target = unquote(link.target)
-    if re.match(r"[a-z][a-z0-9+.-]*:|//", target, re.IGNORECASE):
-        return None
-    if not target:
-        return _anchor(page, page, link)
-    path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), target))
-    other = vault.by_path.get(path)
+        return "broken-link", what
+    other = vault.by_name.get(name) if name else page
     if other:
-        return _anchor(page, other, link)
-    if path.removeprefix("docs/").casefold() in vault.made or vault.exists(path):
-        return None
-    return _at(page.path, link.line, "broken-link", f"{target}: no such page or file")
+        return _heading(other, link, anchor(link.heading))
+    if name in vault.made:
+        return "", ""
+    return "broken-link", f"[[{link.target}]]: no page has that name"
 
 
-def _anchor(page: Page, other: Page, link: Link) -> Finding | None:
-    if not link.heading or slug(link.heading) in other.doc.anchors:
-        return None
-    what = f"{other.name} has no heading {link.heading!r}"
-    return _at(page.path, link.line, "broken-heading", what)
+def _path(vault: Vault, page: Page, link: Link) -> tuple[str, str]:
+    target = unquote(link.target)
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(page.path), target))
+    other = vault.by_path.get(path) if target else page
+    if other:
+        return _heading(other, link, unquote(link.heading))
+    made = path.removeprefix("docs/").casefold() in vault.made
+    if _URL.match(target) or made or vault.exists(path):
+        return "", ""
+    return "broken-link", f"{target}: no such page or file"
+
+
+def _heading(page: Page, link: Link, name: str) -> tuple[str, str]:
+    if not link.heading or name in page.doc.anchors:
+        return "", ""
+    return "broken-heading", f"{page.name} has no heading {link.heading!r}"
 
 
 def linked(vault: Vault, page: Page) -> list[Page]:
@@ -204,12 +187,12 @@ def linked(vault: Vault, page: Page) -> list[Page]:
 
 def orphans(vault: Vault) -> list[Page]:
     """The pages that no way of links leads to from the index."""
-    seen: dict[str, Page] = {}
+    seen: set[str] = set()
     todo = [vault.home] if vault.home else []
     while todo:
         page = todo.pop()
         if page.path not in seen:
-            seen[page.path] = page
+            seen.add(page.path)
             todo += linked(vault, page)
     return [page for page in vault.pages if page.path not in seen]
 
@@ -218,152 +201,138 @@ def orphaned(vault: Vault) -> Iterator[Finding]:
     """Every page can be reached from the index."""
     for page in orphans(vault):
         what = f"no links lead here from the index; link [[{page.name}]]"
-        yield _at(page.path, 0, "orphan", what)
+        yield at(page.path, 0, "orphan", what)
 
 
 # -- the index -------------------------------------------------------------------
 
 
 def index(vault: Vault) -> Iterator[Finding]:
-    """The index lists every page once, under the heading of its kind."""
+    """The index lists every page once, by a link, under the heading of its kind."""
     if not vault.home:
         return
+    doc = vault.home.doc
+    marked = {link.line for link in doc.links if link.wiki}
     seen: dict[str, str] = {}
     for title, folder in LISTS.items():
         for line, page in vault.listed(title):
             if page.path in seen:
                 what = f"[[{page.name}]] is listed already under {seen[page.path]!r}"
-                yield _at(HOME, line, "listed-twice", what)
+                yield at(HOME, line, "listed-twice", what)
             elif page.folder != folder:
                 what = f"{title!r} lists pages of docs/{folder}, not {page.path}"
-                yield _at(HOME, line, "wrong-section", what)
+                yield at(HOME, line, "wrong-section", what)
             seen.setdefault(page.path, title)
+        for line, text in doc.items(doc.section(title)):
+            if line not in marked:
+                what = f"{text[:60]!r} links to no page; write it as [[…]]"
+                yield at(HOME, line, "unlinked-item", what)
     for page in vault.pages:
         if page.folder in KINDS and page.path not in seen:
             titles = [t for t, folder in LISTS.items() if folder == page.folder]
             what = f"the index does not list it; add it under {' or '.join(titles)}"
-            yield _at(page.path, 0, "unlisted", what)
-
-
-def unlinked(vault: Vault) -> Iterator[Finding]:
-    """Every item of the index's lists is a link to its page."""
-    if vault.home:
-        doc = vault.home.doc
-        links = {link.line for link in doc.links if link.wiki}
-        for title in LISTS:
-            for line, text in doc.items(doc.section(title)):
-                if line not in links:
-                    what = f"{text[:60]!r} links to no page; write it as [[…]]"
-                    yield _at(HOME, line, "unlinked-item", what)
+            yield at(page.path, 0, "unlisted", what)
 
 
 def typed(vault: Vault) -> Iterator[Finding]:
     """What the index says of its type is what its record says."""
-    home = vault.home
-    if home and isinstance(home.front, MocNote):
-        wanted = f"**Type**: {home.front.moc_type}"
-        lines = home.doc.section("MOC Type & Purpose")
+    if vault.home and isinstance(vault.home.front, MocNote):
+        doc, kind = vault.home.doc, vault.home.front.moc_type
+        lines = doc.section("MOC Type & Purpose")
         for number in lines:
-            line = home.doc.lines[number].rstrip()
-            if line.startswith("**Type**") and line != wanted:
-                what = f"the record says {home.front.moc_type!r}: write {wanted}"
-                yield _at(HOME, number, "type-wrong", what)
-        texts = [home.doc.lines[n] for n in lines]
-        for key in ("Type", "Purpose"):
-            if lines and not any(t.startswith(f"**{key}**: ") for t in texts):
-                what = f"the line **{key}**: is missing"
-                yield _at(HOME, lines.start - 1, "line-missing", what)
+            line = doc.lines[number].rstrip()
+            if line.startswith("**Type**") and line != f"**Type**: {kind}":
+                what = f"the record says {kind!r}: write **Type**: {kind}"
+                yield at(HOME, number, "type-wrong", what)
+        for key in ("**Type**: ", "**Purpose**: "):
+            if lines and not any(doc.lines[n].startswith(key) for n in lines):
+                what = f"the line {key}is missing"
+                yield at(HOME, lines.start - 1, "line-missing", what)
 
 
 # -- the mirror ------------------------------------------------------------------
 
 
-def files(vault: Vault) -> Iterator[Finding]:
-    """Every module, notebook and test that a note names is there."""
-    modules = {f"patterns/{pattern.name}.py" for pattern in vault.patterns}
-    for page in vault.pages:
-        front = page.front
-        mirror = front if isinstance(front, PatternNote) else None
-        tests = mirror.tests if mirror else []
-        there = {path for path in tests if path.startswith("tests/")}
-        for kind, paths, known in (
-            ("module-missing", mirror.modules if mirror else [], modules),
-            ("notebook-missing", front.notebooks if front else [], vault.notebooks),
-            ("test-missing", tests, [path for path in there if vault.exists(path)]),
-        ):
-            for path in paths:
-                if path not in known:
-                    noun = kind.partition("-")[0]
-                    what = f"there is no {noun} {path}"
-                    yield _at(page.path, page.line(path), kind, what)
-
-
-def claimed(vault: Vault) -> Iterator[Finding]:
-    """Every module belongs to exactly one note, every notebook to at least one."""
+def mirror(vault: Vault) -> Iterator[Finding]:
+    """What notes list is there; every module has one note, every notebook a page."""
+    modules = [f"patterns/{pattern.name}.py" for pattern in vault.patterns]
     owners: dict[str, Page] = {}
+    shown: set[str] = set()
     for page in vault.pages:
-        for path in page.front.modules if isinstance(page.front, PatternNote) else ():
+        if page.front:
+            yield from _missing(vault, page, "module", page.front.modules, modules)
+            books = page.front.notebooks
+            yield from _missing(vault, page, "notebook", books, vault.notebooks)
+            tests = [path for path in page.front.tests if path.startswith("tests/")]
+            there = [path for path in tests if vault.exists(path)]
+            yield from _missing(vault, page, "test", page.front.tests, there)
+            shown.update(books)
+        for path in page.front.modules if page.front else ():
             if owners.setdefault(path, page) is not page:
                 what = f"{path} belongs to [[{owners[path].name}]] already"
-                yield _at(page.path, page.line(path), "module-claimed-twice", what)
-    for pattern in vault.patterns:
-        path = f"patterns/{pattern.name}.py"
+                yield at(page.path, page.line(path), "module-claimed-twice", what)
+    for path in modules:
         if path not in owners:
             what = "no note lists it; add it to the modules of its note"
-            yield _at(path, 0, "module-unclaimed", what)
-    known = {
-        path for page in vault.pages if page.front for path in page.front.notebooks
-    }
+            yield at(path, 0, "module-unclaimed", what)
     for path in vault.notebooks:
-        if path not in known:
+        if path not in shown:
             what = "no page lists it; add it to the notebooks of its note"
-            yield _at(path, 0, "notebook-unclaimed", what)
+            yield at(path, 0, "notebook-unclaimed", what)
+
+
+def _missing(
+    vault: Vault, page: Page, noun: str, paths: list[str], known: list[str]
+) -> Iterator[Finding]:
+    for path in paths:
+        if path not in known:
+            what = f"there is no {noun} {path}"
+            yield at(page.path, page.line(path), f"{noun}-missing", what)
 
 
 def imported(vault: Vault) -> Iterator[Finding]:
     """Each module has its test and is shown: what a note lists does import it."""
     names = {f"patterns/{pattern.name}.py": pattern.name for pattern in vault.patterns}
     for page in vault.pages:
-        if isinstance(page.front, PatternNote):
-            mine = [names[path] for path in page.front.modules if path in names]
-            yield from _tests(vault, page, page.front, mine)
-            yield from _shown(vault, page, page.front, mine)
+        mine = [names[path] for path in _listed(page, "modules") if path in names]
+        if mine:
+            yield from _tested(vault, page, mine)
+            yield from _shown(vault, page, mine)
 
 
-def _tests(
-    vault: Vault, page: Page, front: PatternNote, mine: list[str]
-) -> Iterator[Finding]:
-    for name in mine:
-        folder, _, stem = name.partition("/")
-        path = f"tests/{folder}/test_{stem}.py"
-        if path not in front.tests:
+def _listed(page: Page, key: str) -> list[str]:
+    found: list[str] = getattr(page.front, key, [])
+    return found
+
+
+def _tested(vault: Vault, page: Page, mine: list[str]) -> Iterator[Finding]:
+    tests = {f"tests/{n.replace('/', '/test_')}.py": n for n in mine}
+    listed = _listed(page, "tests")
+    for path, name in tests.items():
+        if path not in listed:
             what = f"{path}, the test of {name}, is not listed"
-            line = page.line("tests:", f"{stem}.py")
-            yield _at(page.path, line, "test-unlisted", what)
-    for path in front.tests:
-        if mine and vault.exists(path):
-            source = vault.read(path) or ""
-            stem = PurePosixPath(path).stem.removeprefix("test_")
-            own = [name for name in mine if name.endswith(f"/{stem}")] or mine
-            if not any(imports(source, name) for name in own):
-                what = f"does not import {' or '.join(own)}, which [[{page.name}]] says"
-                yield _at(path, 0, "test-no-import", what)
+            line = page.line("tests:", f"patterns/{name}.py")
+            yield at(page.path, line, "test-unlisted", what)
+    for path in listed:
+        own = [tests[path]] if path in tests else mine
+        source = vault.read(path) if vault.exists(path) else None
+        if source is not None and not any(imports(source, name) for name in own):
+            what = f"does not import {' or '.join(own)}, which [[{page.name}]] says"
+            yield at(path, 0, "test-no-import", what)
 
 
-def _shown(
-    vault: Vault, page: Page, front: PatternNote, mine: list[str]
-) -> Iterator[Finding]:
-    books = [path for path in front.notebooks if path in vault.notebooks]
+def _shown(vault: Vault, page: Page, mine: list[str]) -> Iterator[Finding]:
+    books = [path for path in _listed(page, "notebooks") if path in vault.notebooks]
     codes = {p: "\n".join(cell.code for cell in vault.cells(p)) for p in books}
     for path, code in codes.items():
-        if mine and not any(imports(code, name) for name in mine):
+        if not any(imports(code, name) for name in mine):
             what = f"imports no module of [[{page.name}]], which lists it"
-            yield _at(path, 0, "notebook-no-import", what)
+            yield at(path, 0, "notebook-no-import", what)
     for name in mine if codes else ():
         if not any(imports(code, name) for code in codes.values()):
             what = f"no notebook of this note imports {name}"
             line = page.line(f"patterns/{name}.py")
-            yield _at(page.path, line, "module-not-shown", what)
+            yield at(page.path, line, "module-not-shown", what)
 
 
 def imports(source: str, name: str) -> bool:
@@ -381,10 +350,9 @@ def code(vault: Vault) -> Iterator[Finding]:
     """Code that a page names is there."""
     for page in vault.pages:
         for span in page.doc.code:
-            if "patterns" in span.text:
-                for name in _unknown(vault, span.text):
-                    what = f"{name} is not in this tree"
-                    yield _at(page.path, span.line, "unknown-code", what)
+            for name in _unknown(vault, span.text) if "patterns" in span.text else ():
+                what = f"{name} is not in this tree"
+                yield at(page.path, span.line, "unknown-code", what)
 
 
 def _unknown(vault: Vault, text: str) -> Iterator[str]:
@@ -416,73 +384,55 @@ def standards(vault: Vault) -> Iterator[Finding]:
     """Every standard a note cites is registered, and none newer replaces it."""
     newer = {old: spec for spec in vault.specs.values() for old in spec.replaces}
     for page in vault.pages:
-        for key in page.front.specs if page.front else ():
-            line = page.line(key)
-            if key not in vault.specs:
-                what = f"{key} is not in docs/specs.yml; register it there"
-                yield _at(page.path, line, "unknown-spec", what)
-            elif key in newer:
-                what = f"{key} is replaced: cite {newer[key].id}"
-                yield _at(page.path, line, "replaced-spec", what)
-        yield from _mentions(vault, page, newer)
-
-
-def _mentions(vault: Vault, page: Page, newer: dict[str, Spec]) -> Iterator[Finding]:
-    for number, line in enumerate(page.doc.prose):
-        for match in _RFC.finditer(line) if "RFC" in line else ():
-            key = f"rfc{match[1]}"
+        cited = [(page.line(key), key, key) for key in _listed(page, "specs")]
+        for number, line in enumerate(page.doc.prose):
+            found = _RFC.finditer(line) if "RFC" in line else ()
             history = any(word in line.lower() for word in HISTORY)
-            if key in newer and not history:
-                what = f"{match[0]} is replaced: cite {newer[key].number}"
-                yield _at(page.path, number, "replaced-spec", what)
-            elif key not in vault.specs and key not in newer:
-                what = f"{match[0]} is not in docs/specs.yml; register it there"
-                yield _at(page.path, number, "unknown-spec", what)
+            for match in found:
+                key = f"rfc{match[1]}"
+                if not (history and key in newer):
+                    cited.append((number, key, match[0]))
+        for number, key, name in cited:
+            if key in newer:
+                what = f"{name} is replaced: cite {newer[key].number}"
+                yield at(page.path, number, "replaced-spec", what)
+            elif key not in vault.specs:
+                what = f"{name} is not in {SPECS}; register it there"
+                yield at(page.path, number, "unknown-spec", what)
 
 
 def registry(vault: Vault) -> Iterator[Finding]:
     """A draft is cited with its revision, and what is no draft is not called one."""
     for spec in vault.specs.values():
         draft = spec.id.startswith("draft-")
-        line = vault.entry_line("docs/specs.yml", spec.id) if draft else 0
-        if draft and not _REVISION.search(spec.id):
+        line = vault.entry_lines[spec.id]
+        if draft and not re.search(r"-\d\d$", spec.id):
             what = f"{spec.id}: a draft carries its revision, such as -07"
-            yield _at("docs/specs.yml", line, "draft-revision", what)
+            yield at(SPECS, line, "draft-revision", what)
         if draft != (spec.status in ("draft", "expired-draft")):
-            line = vault.entry_line("docs/specs.yml", spec.id)
             what = f"{spec.id} has the status {spec.status}; id and status disagree"
-            yield _at("docs/specs.yml", line, "draft-status", what)
+            yield at(SPECS, line, "draft-status", what)
 
 
 def claims(vault: Vault) -> Iterator[Finding]:
-    """Every bullet of the synthesis is a claim, and every claim is such a bullet."""
+    """Each bullet of the synthesis is a claim, and its evidence holds its figure."""
     if not vault.home or not vault.claims:
         return
-    texts = {claim.text: claim for claim in vault.claims.values()}
     said = set()
     for line, _, text in vault.bullets():
         said.add(text)
-        if text not in texts:
-            what = f"no claim in docs/claims.yml has the text {text[:80]!r}"
-            yield _at(HOME, line, "claim-missing", what)
+        if text not in vault.by_text:
+            what = f"no claim in {CLAIMS} has the text {text[:80]!r}"
+            yield at(HOME, line, "claim-missing", what)
     for claim in vault.claims.values():
+        line = vault.entry_lines[claim.id]
         if claim.text not in said:
-            line = vault.entry_line("docs/claims.yml", claim.id)
             what = f"{claim.id}: the synthesis has no bullet with this text"
-            yield _at("docs/claims.yml", line, "claim-unknown", what)
-
-
-def evidence(vault: Vault) -> Iterator[Finding]:
-    """A claim's evidence is a tagged cell whose stored output holds its figure."""
-    for claim in vault.claims.values():
-        if claim.evidence:
-            path, _, name = claim.evidence.partition("#")
-            tag = f"claim-{claim.id}"
-            line = vault.entry_line("docs/claims.yml", claim.id)
-            wrong = _evidence(vault, path, name, tag, claim.figure or "")
-            if wrong:
-                what = f"{claim.id}: {wrong}"
-                yield _at("docs/claims.yml", line, "claim-evidence", what)
+            yield at(CLAIMS, line, "claim-unknown", what)
+        path, _, name = (claim.evidence or "").partition("#")
+        wrong = _evidence(vault, path, name, f"claim-{claim.id}", claim.figure or "")
+        if path and wrong:
+            yield at(CLAIMS, line, "claim-evidence", f"{claim.id}: {wrong}")
 
 
 def _evidence(vault: Vault, path: str, name: str, tag: str, figure: str) -> str:
@@ -496,38 +446,6 @@ def _evidence(vault: Vault, path: str, name: str, tag: str, figure: str) -> str:
     if figure not in found[0].output:
         return f"the stored output of {name!r} does not hold {figure!r}"
     return ""
-
-
-# -- navigation ------------------------------------------------------------------
-
-
-def entries(lines: list[str], start: int = 0) -> list[tuple[int, str]]:
-    """The pages a nav block names: (line, path), in order."""
-    matches = ((n, _NAV.match(line)) for n, line in enumerate(lines, start))
-    return [(number, match[1]) for number, match in matches if match]
-
-
-def nav(lines: list[str], start: int, new: list[str]) -> Iterator[Finding]:
-    """The navigation names every page once, in the order of the index."""
-    found = entries(lines, start)
-    wanted = [path for _, path in entries(new)]
-    names = [path for _, path in found]
-    for path in wanted:
-        if path not in names:
-            what = f"{path} is not in the nav; run patterns garden write"
-            yield _at("mkdocs.yml", start, "not-in-nav", what)
-    for line, path in found:
-        if path not in wanted:
-            what = f"{path} is no page; run patterns garden write"
-            yield _at("mkdocs.yml", line, "nav-missing", what)
-    order = [path for path in wanted if path in names]
-    for (line, path), right in zip(
-        [entry for entry in found if entry[1] in wanted], order, strict=False
-    ):
-        if path != right:
-            what = f"{path} stands where the index has {right}"
-            yield _at("mkdocs.yml", line, "nav-order", what)
-            break
 
 
 # -- today -----------------------------------------------------------------------
@@ -545,28 +463,23 @@ def warnings(vault: Vault, today: date) -> Iterator[Finding]:
             what = f"the review was due on {page.front.next_review}, {days} days ago"
             yield Finding(page.path, line, "overdue", what, warning=True)
     for spec in vault.specs.values():
-        if spec.checked + timedelta(days=SPEC_DAYS) < today:
-            line = vault.entry_line("docs/specs.yml", spec.id) + 1
+        if spec.checked and spec.checked + timedelta(days=SPEC_DAYS) < today:
+            line = vault.entry_lines[spec.id] + 1
             what = f"{spec.id}: its status was last checked on {spec.checked}"
-            yield Finding("docs/specs.yml", line, "stale-spec", what, warning=True)
+            yield Finding(SPECS, line, "stale-spec", what, warning=True)
 
 
-RULES: tuple[Rule, ...] = (
-    titles,
-    kinds,
+RULES: tuple[Callable[[Vault], Iterator[Finding]], ...] = (
+    records,
     headings,
-    verdicts,
     links,
     orphaned,
     index,
-    unlinked,
     typed,
-    files,
-    claimed,
+    mirror,
     imported,
     code,
     standards,
     registry,
     claims,
-    evidence,
 )

@@ -11,7 +11,6 @@ from typing import Any
 
 from patterns._kit.garden.checks import RULES, linked, orphans, warnings
 from patterns._kit.garden.render import Edit, computed, health, incomplete
-from patterns._kit.garden.schema import PatternNote
 from patterns._kit.garden.vault import HOME, Finding, Page, Vault
 
 MAX_PASSES = 4
@@ -36,27 +35,17 @@ def root_of(start: Path) -> Path:
 
 def sources(vault: Vault) -> list[Finding]:
     """What is wrong with that which is written by hand."""
-    found = [finding for rule in (*RULES, incomplete) for finding in rule(vault)]
-    return sorted({*found, *vault.findings})
+    found = {finding for rule in (*RULES, incomplete) for finding in rule(vault)}
+    return sorted(found.union(vault.findings))
 
 
 def check(vault: Vault, today: date) -> list[Finding]:
     """Every finding, in the order of files and lines; warnings among them."""
     found = sources(vault)
-    every = set(found)
+    every = {*found, *warnings(vault, today)}
     for made in computed(vault, found):
-        if isinstance(made, Edit):
-            every.update(made.findings(_lines(vault, made)))
-        else:
-            every.add(made)
-    return sorted({*every, *vault.findings, *warnings(vault, today)})
-
-
-def _lines(vault: Vault, edit: Edit) -> list[str]:
-    page = vault.by_path.get(edit.path)
-    text = page.doc.text if page else (vault.root / edit.path).read_text("utf-8")
-    lines = text.split("\n")[edit.start : edit.end]
-    return [line.rstrip("\r") for line in lines]
+        every.update(made.findings() if isinstance(made, Edit) else [made])
+    return sorted(every.union(vault.findings))
 
 
 def write(root: Path) -> tuple[list[str], list[Finding]]:
@@ -67,32 +56,32 @@ def write(root: Path) -> tuple[list[str], list[Finding]]:
         vault = load(root)
         made = list(computed(vault, sources(vault)))
         hindered = sorted({item for item in made if isinstance(item, Finding)})
-        edits = [item for item in made if isinstance(item, Edit)]
-        paths = dict.fromkeys(edit.path for edit in edits)
-        done = [p for p in paths if _apply(root / p, [e for e in edits if e.path == p])]
-        changed.update(dict.fromkeys(done))
-        if not done:
+        edits: dict[str, list[Edit]] = {}
+        for item in made:
+            if isinstance(item, Edit) and item.old != item.new:
+                edits.setdefault(item.path, []).append(item)
+        for path, mine in edits.items():
+            _apply(root / path, mine)
+        changed |= dict.fromkeys(edits)
+        if not edits:
             break
     return list(changed), hindered
 
 
-def _apply(path: Path, edits: list[Edit]) -> bool:
-    old = path.read_bytes()
-    lines = old.decode("utf-8").split("\n")
+def _apply(path: Path, edits: list[Edit]) -> None:
+    lines = path.read_bytes().decode("utf-8").split("\n")
     end = "\r" if lines[0].endswith("\r") else ""
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
-        lines[edit.start : edit.end] = [line + end for line in edit.new]
-    new = "\n".join(lines).encode("utf-8")
-    if new != old:
-        path.write_bytes(new)
-    return new != old
+        new = [line + end for line in edit.new]
+        lines[edit.start : edit.start + len(edit.old)] = new
+    path.write_bytes("\n".join(lines).encode("utf-8"))
 
 
 def report(vault: Vault, today: date) -> dict[str, Any]:
     """The garden's health as data; what is overdue depends on `today`."""
     found = check(vault, today)
     wrong = [finding for finding in found if not finding.warning]
-    claims = list(vault.claims.values())
+    claims, specs = vault.claims.values(), vault.specs.values()
     pages = [_page(vault, page, today) for page in vault.pages]
     return {
         "today": str(today),
@@ -105,6 +94,7 @@ def report(vault: Vault, today: date) -> dict[str, Any]:
         "claims": dict(sorted(Counter(claim.word for claim in claims).items())),
         "open_claims": [claim.id for claim in claims if not claim.verdict],
         "stale_specs": [f.message for f in found if f.code == "stale-spec"],
+        "unchecked_specs": [spec.id for spec in specs if not spec.checked],
         "patterns": [pattern.name for pattern in vault.patterns],
         "pages": pages,
     }
@@ -113,7 +103,6 @@ def report(vault: Vault, today: date) -> dict[str, Any]:
 def _page(vault: Vault, page: Page, today: date) -> dict[str, Any]:
     front = page.front
     due = front.next_review if front else None
-    mirror = front if isinstance(front, PatternNote) else None
     return {
         "name": page.name,
         "path": page.path,
@@ -121,8 +110,8 @@ def _page(vault: Vault, page: Page, today: date) -> dict[str, Any]:
         "state": page.state,
         "next_review": str(due) if due else None,
         "overdue_days": max((today - due).days, 0) if due else 0,
-        "modules": mirror.modules if mirror else [],
+        "modules": front.modules if front else [],
         "notebooks": front.notebooks if front else [],
-        "tests": mirror.tests if mirror else [],
+        "tests": front.tests if front else [],
         "links": [other.name for other in linked(vault, page)],
     }

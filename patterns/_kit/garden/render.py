@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from patterns._kit.garden.checks import nav, orphans
+from patterns._kit.garden.checks import orphans
 from patterns._kit.garden.schema import DAYS, Claim, MocNote, PatternNote
 from patterns._kit.garden.text import Document
-from patterns._kit.garden.vault import HOME, LISTS, Finding, Page, Vault, bare
+from patterns._kit.garden.vault import HOME, LISTS, Finding, Page, Vault, at, bare
 
 NAV_START = "# nav: written by patterns garden write"
 NAV_END = "# nav: end"
@@ -30,35 +30,36 @@ BLOCKS = {
     "README.md": "patterns",
     HOME: "guides",
 }
-_BOX = re.compile(r"- \[([ xX])\] (.+)")
+_BOX = re.compile(r"- \[[ xX]\] (.+)")
 _PLAIN = re.compile(r"[\w (),./&-]*")
+_NAV = re.compile(r"""\s*- (?:[^"':]+: |"[^"]*": )?["']?([^"']+\.(?:md|ipynb))["']?$""")
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Lines `start` up to `end` of a file are to read `new`."""
+    """From line `start` a file is to read `new` where it now reads `old`."""
 
     path: str
     start: int
-    end: int
+    old: tuple[str, ...]
     new: tuple[str, ...]
-    code: str
+    code: str = "stale-block"
 
-    detail: tuple[Finding, ...] = ()
-
-    def findings(self, old: list[str]) -> Iterator[Finding]:
-        """What is out of date: the detail, or the first line that differs."""
-        if tuple(old) == self.new:
+    def findings(self) -> Iterator[Finding]:
+        """What is out of date, at the first line that differs."""
+        if self.old == self.new:
             return
-        if self.detail:
-            yield from self.detail
-            return
-        pairs = zip([*old, ""], [*self.new, ""], strict=False)
+        wrong = list(_nav_findings(self)) if self.new[:1] == ("nav:",) else []
+        pairs = zip((*self.old, ""), (*self.new, ""), strict=False)
         same = next((n for n, (was, now) in enumerate(pairs) if was != now), 0)
         what = "this block is out of date; run patterns garden write"
         if self.code != "stale-block":
             what = f"out of date; patterns garden write gives {self.new[0].strip()!r}"
-        yield Finding(self.path, self.start + same + 1, self.code, what)
+        yield from wrong or [at(self.path, self.start + same, self.code, what)]
+
+
+def _edit(page: Page, line: int, new: str, code: str) -> Edit:
+    return Edit(page.path, line, (page.doc.lines[line],), (new,), code)
 
 
 # -- the index and the maps ------------------------------------------------------
@@ -80,13 +81,12 @@ def note_count(vault: Vault, page: Page) -> int:
     return len({path for path in found if "/notes/" in path})
 
 
-def boxes(vault: Vault, findings: list[Finding]) -> dict[str, bool]:
+def boxes(vault: Vault, findings: Iterable[Finding]) -> dict[str, bool]:
     """The index's health checklist: each box is ticked only by its own check."""
     codes = {finding.code for finding in findings}
     home = {finding.code for finding in findings if finding.path == HOME}
-    fronts = [page.front for page in vault.pages if page.front]
+    paces = [DAYS[page.front.review_frequency] for page in vault.pages if page.front]
     own = vault.home.front if vault.home else None
-    fastest = min((DAYS[front.review_frequency] for front in fronts), default=0)
     questions = vault.listed("Active Questions")
     return {
         "Purpose clearly defined and current": not home
@@ -100,218 +100,180 @@ def boxes(vault: Vault, findings: list[Finding]) -> dict[str, bool]:
         "Synthesis notes reflect current understanding": bool(vault.claims)
         and all(claim.verdict for claim in vault.claims.values())
         and not codes & {"claim-missing", "claim-unknown", "claim-evidence"},
-        "Review frequency appropriate for usage": bool(own)
-        and own is not None
-        and DAYS[own.review_frequency] <= fastest,
+        "Review frequency appropriate for usage": own is not None
+        and DAYS[own.review_frequency] <= min(paces),
     }
 
 
-def _line(path: str, number: int, new: str, code: str) -> Edit:
-    return Edit(path, number, number + 1, (new,), code)
-
-
-def _moc(vault: Vault, page: Page, front: MocNote) -> Iterator[Edit]:
-    number = page.line("note-count:")
-    if number:
-        new = f"note-count: {note_count(vault, page)}"
-        yield _line(page.path, number, new, "count-wrong")
+def _moc(vault: Vault, page: Page) -> Iterator[Edit]:
+    new = f"note-count: {note_count(vault, page)}"
+    yield _edit(page, page.line("note-count:"), new, "count-wrong")
     for title in LISTS if page.path == HOME else ["Notes"]:
         for line, other in vault.items(page, title):
-            kept = bare(page.doc.lines[line])
-            new = f"{kept} {_state(other.state)}"
-            yield _line(page.path, line, new, "state-wrong")
+            new = f"{bare(page.doc.lines[line])} {_state(other.state)}"
+            yield _edit(page, line, new, "state-wrong")
 
 
 def _state(state: str, shown: str = "") -> str:
     return f'<small class="state {state}">{shown or state}</small>'
 
 
-def _home(vault: Vault, findings: list[Finding], front: MocNote) -> Iterator[Edit]:
-    assert vault.home
-    doc = vault.home.doc
+def _home(vault: Vault, home: Page, findings: list[Finding]) -> Iterator[Edit]:
+    """The lines of the index that are computed, in the places they have."""
+    doc, front = home.doc, home.front
+    assert front
     values = {
-        "Note Count": (str(note_count(vault, vault.home)), "count-wrong"),
-        "Last Review": (str(front.last_reviewed), "last-review-wrong"),
-        "Next Review": (str(front.next_review), "next-review-wrong"),
+        "Note Count": (note_count(vault, home), "count-wrong"),
+        "Last Review": (front.last_reviewed, "last-review-wrong"),
+        "Next Review": (front.next_review, "next-review-wrong"),
         "Health": (health(vault, not findings), "health-wrong"),
     }
     for number in doc.section("Maintenance"):
         for key, (value, code) in values.items():
             if doc.lines[number].startswith(f"- **{key}**:"):
-                yield _line(HOME, number, f"- **{key}**: {value}", code)
+                yield _edit(home, number, f"- **{key}**: {value}", code)
     ticks = boxes(vault, findings)
+    for number, name in _boxes(doc):
+        if name in ticks:
+            new = f"- [{'x' if ticks[name] else ' '}] {name}"
+            yield _edit(home, number, new, "box-wrong")
+    for number, group, text in vault.bullets():
+        claim = vault.by_text.get(text)
+        if claim:
+            shown = f"[[Synthesis#{group}|{claim.word}]]" if claim.verdict else ""
+            new = f"{bare(doc.lines[number])} {_state(claim.verdict or 'open', shown)}"
+            yield _edit(home, number, new, "verdict-wrong")
+
+
+def _boxes(doc: Document) -> Iterator[tuple[int, str]]:
     for number in doc.section("MOC Health Checklist"):
         match = _BOX.fullmatch(doc.lines[number].rstrip())
-        if match and match[2] in ticks:
-            new = f"- [{'x' if ticks[match[2]] else ' '}] {match[2]}"
-            yield _line(HOME, number, new, "box-wrong")
-    texts = {claim.text: claim for claim in vault.claims.values()}
-    for number, group, text in vault.bullets():
-        if text in texts:
-            kept = bare(doc.lines[number])
-            yield _line(
-                HOME, number, f"{kept} {_word(texts[text], group)}", "verdict-wrong"
-            )
-
-
-def _word(claim: Claim, group: str) -> str:
-    shown = f"[[Synthesis#{group}|{claim.word}]]" if claim.verdict else ""
-    return _state(claim.verdict or "open", shown)
+        if match:
+            yield number, match[1]
 
 
 def incomplete(vault: Vault) -> Iterator[Finding]:
     """Lines of the index that write fills in and that are not there."""
-    if not vault.home:
-        return
-    doc = vault.home.doc
+    doc = vault.home.doc if vault.home else Document("")
     lines = doc.section("Maintenance")
-    texts = [doc.lines[n] for n in lines]
     for key in ("Note Count", "Last Review", "Next Review", "Health"):
-        if lines and not any(text.startswith(f"- **{key}**:") for text in texts):
+        there = any(doc.lines[n].startswith(f"- **{key}**:") for n in lines)
+        if lines and not there:
             what = f"the line - **{key}**: is missing"
-            yield Finding(HOME, lines.start, "line-missing", what)
+            yield at(HOME, lines.start - 1, "line-missing", what)
     lines = doc.section("MOC Health Checklist")
-    known = boxes(vault, [])
-    matches = [_BOX.fullmatch(doc.lines[n].rstrip()) for n in lines]
-    found = [match[2] if match else "" for match in matches]
+    known, found = boxes(vault, []), {name: n for n, name in _boxes(doc)}
     for name in known if lines else ():
         if name not in found:
             what = f"the box {name!r} is missing"
-            yield Finding(HOME, lines.start, "box-missing", what)
-    for number, name in zip(lines, found, strict=True):
-        if name and name not in known:
-            what = f"no check ticks the box {name!r}"
-            yield Finding(HOME, number + 1, "box-unknown", what)
+            yield at(HOME, lines.start - 1, "box-missing", what)
+    for name, number in found.items():
+        if name not in known:
+            yield at(HOME, number, "box-unknown", f"no check ticks the box {name!r}")
 
 
 # -- generated blocks ------------------------------------------------------------
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return ["", *(f"| {' | '.join(line)} |" for line in cells), ""]
+def _table(head: str, rows: Iterable[list[object]]) -> list[str]:
+    """Lines of a table; `head` has its columns parted by bars."""
+    heads = head.split("|")
+    lines = ((str(cell).replace("|", "\\|") for cell in row) for row in rows)
+    table = [heads, ["---"] * len(heads), *lines]
+    return ["", *(f"| {' | '.join(line)} |" for line in table), ""]
 
 
-def _claims(vault: Vault, page: Page) -> list[str]:
+def _claims(vault: Vault, _: Page) -> list[str]:
     lines: list[str] = []
-    texts = {claim.text: claim for claim in vault.claims.values()}
     for group, bullets in groupby(vault.bullets(), key=lambda bullet: bullet[1]):
-        known = [texts[text] for _, _, text in bullets if text in texts]
-        head = ["Claim", "Verdict", "Shown by"]
-        lines += ["", f"## {group}", *_table(head, [_claim(claim) for claim in known])]
-        lines.pop()
+        known = [vault.by_text.get(text) for _, _, text in bullets]
+        rows = (_claim(claim) for claim in known if claim)
+        lines += ["", f"## {group}", *_table("Claim|Verdict|Shown by", rows)[:-1]]
     return [*lines, ""]
 
 
-def _claim(claim: Claim) -> list[str]:
+def _claim(claim: Claim) -> list[object]:
     path = (claim.evidence or "").partition("#")[0]
     where = f"../{quote(path)}#claim-{claim.id}"
     shown = f"[`{claim.figure}`]({where})" if path else "to come"
-    verdict = f"**{claim.word}** {claim.condition or ''}".strip()
-    return [claim.text, verdict, shown]
+    return [claim.text, f"**{claim.word}** {claim.condition or ''}".strip(), shown]
 
 
 def _cited(vault: Vault, page: Page) -> list[str]:
     keys = page.front.specs if page.front else []
-    rows = [
-        [
-            f"[{spec.number}]({spec.url})",
-            spec.title,
-            (spec.date or "")[:4],
-            spec.status.replace("-", " "),
-        ]
-        for spec in (vault.specs[key] for key in keys if key in vault.specs)
-    ]
-    return _table(["Standard", "Title", "Year", "Status"], rows)
+    specs = (vault.specs[key] for key in keys if key in vault.specs)
+    rows = ([s.link, s.title, (s.date or "")[:4], s.standing] for s in specs)
+    return _table("Standard|Title|Year|Status", rows)
 
 
-def _specs(vault: Vault, page: Page) -> list[str]:
-    rows = []
+def _specs(vault: Vault, _: Page) -> list[str]:
+    rows: list[list[object]] = []
     for spec in vault.specs.values():
         users = [p for p in vault.pages if p.front and spec.id in p.front.specs]
-        status = spec.status.replace("-", " ")
-        status += f" ({spec.note})" if spec.note else ""
-        rows.append(
-            [
-                f"[{spec.number}]({spec.url})",
-                spec.title,
-                spec.date or "",
-                status,
-                str(spec.checked),
-                ", ".join(f"[[{user.name}]]" for user in users),
-            ]
-        )
-    head = ["Standard", "Title", "Date", "Status", "Checked", "Cited by"]
-    return _table(head, rows)
+        status = f"{spec.standing} ({spec.note})" if spec.note else spec.standing
+        checked = spec.checked or "not checked yet"
+        by = ", ".join(f"[[{user.name}]]" for user in users)
+        rows.append([spec.link, spec.title, spec.date or "", status, checked, by])
+    return _table("Standard|Title|Date|Status|Checked|Cited by", rows)
 
 
-def _guides(vault: Vault, page: Page) -> list[str]:
-    guides = [p for p in vault.pages if p.front and p.front.type == "guide"]
-    others = [p for p in vault.pages if p.front and p.front.type == "record"]
-    lines = [f"- [[{page.name}]]" for page in [*guides, *others]]
-    return ["", *lines, ""]
+def _guides(vault: Vault, _: Page) -> list[str]:
+    fronts = [(page.front.type, page.name) for page in vault.pages if page.front]
+    names = [n for kind in ("guide", "record") for k, n in fronts if k == kind]
+    return ["", *(f"- [[{name}]]" for name in names), ""]
 
 
-def _patterns(vault: Vault, page: Page) -> list[str]:
-    rows = []
+def _patterns(vault: Vault, _: Page) -> list[str]:
+    rows: list[list[object]] = []
+    owners = {path: p for p in vault.pages if p.front for path in p.front.modules}
     for pattern in vault.patterns:
         path = f"patterns/{pattern.name}.py"
-        owner = next((o for o in vault.pages if _owns(o, path)), None)
+        owner = owners.get(path)
         books = owner.front.notebooks if owner and owner.front else []
-        rows.append(
-            [
-                f"[`{pattern.name}`]({path})",
-                vault.promise(pattern),
-                f"[{owner.name}]({quote(owner.path)})" if owner else "",
-                ", ".join(f"[{PurePosixPath(b).stem}]({quote(b)})" for b in books),
-            ]
-        )
-    return _table(["Pattern", "What it does", "Note", "Notebook"], rows)
+        note = f"[{owner.name}]({quote(owner.path)})" if owner else ""
+        shown = ", ".join(f"[{PurePosixPath(b).stem}]({quote(b)})" for b in books)
+        first = f"[`{pattern.name}`]({path})"
+        rows.append([first, vault.promise(pattern), note, shown])
+    return _table("Pattern|What it does|Note|Notebook", rows)
 
 
-def _owns(page: Page, path: str) -> bool:
-    return isinstance(page.front, PatternNote) and path in page.front.modules
-
-
-def _health(vault: Vault, page: Page) -> list[str]:
+def _health(vault: Vault, _: Page) -> list[str]:
     listed = [other for title in LISTS for _, other in vault.listed(title)]
     states = Counter(other.state for other in listed)
     words = Counter(claim.word for claim in vault.claims.values())
-    counts = [
-        ["Pages the index lists", str(len(listed))],
-        *([f"… {state}", str(count)] for state, count in sorted(states.items())),
-        ["Pages nothing leads to", str(len(orphans(vault)))],
-        ["Pattern files", str(len(vault.patterns))],
-        ["Notebooks", str(len(vault.notebooks))],
-        ["Claims", str(len(vault.claims))],
-        *([f"… {word}", str(count)] for word, count in sorted(words.items())),
-        ["Standards registered", str(len(vault.specs))],
+    unchecked = sum(not spec.checked for spec in vault.specs.values())
+    counts: list[list[object]] = [
+        ["Pages the index lists", len(listed)],
+        *([f"… {state}", count] for state, count in sorted(states.items())),
+        ["Pages nothing leads to", len(orphans(vault))],
+        ["Pattern files", len(vault.patterns)],
+        ["Notebooks", len(vault.notebooks)],
+        ["Claims", len(vault.claims)],
+        *([f"… {word}", count] for word, count in sorted(words.items())),
+        ["Standards registered", len(vault.specs)],
+        ["… not checked yet", unchecked],
     ]
-    rows = [_mirror(other) for other in listed if isinstance(other.front, PatternNote)]
-    dates = [
-        [f"[[{p.name}]]", str(p.front.last_reviewed), str(p.front.next_review)]
-        for p in sorted(vault.pages, key=lambda page: page.name)
-        if p.front
+    mirror: list[list[object]] = [
+        [f"[[{page.name}]]", front.state]
+        + [len(n) or "none yet" for n in (front.modules, front.notebooks, front.tests)]
+        for page in listed
+        if isinstance(front := page.front, PatternNote)
+    ]
+    dates: list[list[object]] = [
+        [f"[[{page.name}]]", page.front.last_reviewed, page.front.next_review]
+        for page in sorted(vault.pages, key=lambda page: page.name)
+        if page.front
     ]
     return [
-        *_table(["Fact", "Count"], counts),
+        *_table("Fact|Count", counts),
         "## The mirror",
-        *_table(["Note", "State", "Modules", "Notebooks", "Tests"], rows),
+        *_table("Note|State|Modules|Notebooks|Tests", mirror),
         "## Reviews",
-        *_table(["Page", "Last review", "Next review"], dates),
+        *_table("Page|Last review|Next review", dates),
     ]
 
 
-def _mirror(page: Page) -> list[str]:
-    assert isinstance(page.front, PatternNote)
-    front = page.front
-    lists = (front.modules, front.notebooks, front.tests)
-    counts = [str(len(names)) if names else "none yet" for names in lists]
-    return [f"[[{page.name}]]", front.state, *counts]
-
-
-RENDERERS: dict[str, Callable[[Vault, Page], list[str]]] = {
+RENDERERS = {
     "claims": _claims,
     "standards": _cited,
     "specs": _specs,
@@ -326,51 +288,58 @@ def _blocks(vault: Vault, page: Page) -> Iterator[Edit | Finding]:
         if block.name not in RENDERERS or block.end < 0:
             fault = "has no end" if block.end < 0 else "is none that write knows"
             what = f"the generated block {block.name!r} {fault}"
-            yield Finding(page.path, block.start, "bad-block", what)
+            yield at(page.path, block.start - 1, "bad-block", what)
         else:
+            old = tuple(page.doc.lines[block.start : block.end])
             new = tuple(RENDERERS[block.name](vault, page))
-            yield Edit(page.path, block.start, block.end, new, "stale-block")
+            yield Edit(page.path, block.start, old, new)
     cited = "standards" if isinstance(page.front, PatternNote) else None
     wanted = BLOCKS.get(page.path, cited)
-    if wanted and not page.block(wanted):
+    if wanted and wanted not in {block.name for block in page.doc.blocks}:
         mark = f"<!-- {wanted}: written by patterns garden write -->"
         what = f"the block {mark} … <!-- {wanted}: end --> is missing"
-        yield Finding(page.path, page.doc.body + 1, "block-missing", what)
+        yield at(page.path, page.doc.body, "block-missing", what)
 
 
 # -- navigation ------------------------------------------------------------------
 
 
-def nav_tree(vault: Vault) -> list[tuple[str, list[str]]]:
-    """The navigation in the index's order: (section, lines below it)."""
-    top: dict[str, Page] = {p.path: p for p in vault.pages if not p.folder}
-    tree = []
+def nav_lines(vault: Vault) -> Iterator[str]:
+    """The nav block of mkdocs.yml, in the order of the index, without its marks."""
+    yield "nav:"
+    yield f"  {_entry(HOME, 'Home')}"
+    top = {page.path: page for page in vault.pages if not page.folder}
+    kinds = {page.path: page.front.type for page in vault.pages if page.front}
+    guides = [path for path in top if kinds.get(path) == "guide"]
+    synthesis = "docs/Synthesis.md"
     for title in LISTS:
-        paths = dict.fromkeys(page.path for _, page in vault.listed(title))
-        if title == "Future Directions" and (page := top.get("docs/Synthesis.md")):
-            tree.append(("", [_entry(page.name, page.path)]))
-        tree.append((title, [_entry("", path) for path in paths]))
-    books = [_entry("", path) for path in vault.notebooks]
-    guides = [p for p in top.values() if p.front and p.front.type == "guide"]
-    used = {HOME, "docs/Synthesis.md", *(page.path for page in guides)}
-    rest = [_entry(p.name, p.path) for p in top.values() if p.path not in used]
-    tree += [
-        ("Notebooks", books),
-        ("Reference", list(_reference(vault))),
-        ("Guides", [_entry("", page.path) for page in guides]),
-        ("", rest),
-    ]
-    return [(title, lines) for title, lines in tree if lines]
+        if title == "Future Directions" and synthesis in top:
+            yield f"  {_entry(synthesis, 'Synthesis')}"
+        listed = dict.fromkeys(page.path for _, page in vault.listed(title))
+        yield from _section(title, map(_entry, listed))
+    yield from _section("Notebooks", map(_entry, vault.notebooks))
+    yield from _section("Reference", _reference(vault))
+    yield from _section("Guides", map(_entry, guides))
+    for path, page in top.items():
+        if path not in (HOME, synthesis, *guides):
+            yield f"  {_entry(path, page.name)}"
+
+
+def _section(title: str, entries: Iterable[str]) -> Iterator[str]:
+    lines = list(entries)
+    if lines:
+        yield f"  - {_scalar(title)}:"
+        yield from (f"      {line}" for line in lines)
 
 
 def _reference(vault: Vault) -> Iterator[str]:
     for folder, found in groupby(vault.patterns, key=lambda pattern: pattern.folder):
         yield f"- {folder}:"
         for pattern in found:
-            yield "    " + _entry(pattern.stem, f"reference/{pattern.name}.md")
+            yield "    " + _entry(f"reference/{pattern.name}.md", pattern.stem)
 
 
-def _entry(label: str, path: str) -> str:
+def _entry(path: str, label: str = "") -> str:
     where = _scalar(path.removeprefix("docs/"))
     return f"- {_scalar(label)}: {where}" if label else f"- {where}"
 
@@ -379,41 +348,52 @@ def _scalar(text: str) -> str:
     return text if _PLAIN.fullmatch(text) else f'"{text}"'
 
 
-def nav_lines(vault: Vault) -> list[str]:
-    """The nav block of mkdocs.yml, without its marks."""
-    lines = ["nav:", "  " + _entry("Home", HOME)]
-    for title, below in nav_tree(vault):
-        indent = "      " if title else "  "
-        lines += [f"  - {_scalar(title)}:"] if title else []
-        lines += [indent + line for line in below]
-    return lines
-
-
 def _nav(vault: Vault) -> Iterator[Edit | Finding]:
-    text = vault.read("mkdocs.yml")
+    path = "mkdocs.yml"
+    text = vault.read(path)
     if text is None:
         return
     lines = [line.rstrip("\r") for line in text.split("\n")]
     if NAV_START not in lines or NAV_END not in lines[lines.index(NAV_START) :]:
         what = f"the lines {NAV_START!r} and {NAV_END!r} are missing"
-        yield Finding("mkdocs.yml", 1, "block-missing", what)
+        yield at(path, 0, "block-missing", what)
         return
     start = lines.index(NAV_START) + 1
-    end = lines.index(NAV_END, start)
-    new = nav_lines(vault)
-    detail = tuple(nav(lines[start:end], start, new))
-    yield Edit("mkdocs.yml", start, end, tuple(new), "stale-block", detail)
+    old = tuple(lines[start : lines.index(NAV_END, start)])
+    yield Edit(path, start, old, tuple(nav_lines(vault)))
+
+
+def _nav_findings(nav: Edit) -> Iterator[Finding]:
+    """Pages that the navigation lacks, has too many, or names in another order."""
+    old = ((n, _NAV.match(line)) for n, line in enumerate(nav.old, nav.start))
+    found = [(number, match[1]) for number, match in old if match]
+    names = [name for _, name in found]
+    wanted = [match[1] for line in nav.new if (match := _NAV.match(line))]
+    for name in wanted:
+        if name not in names:
+            what = f"{name} is not in the nav; run patterns garden write"
+            yield at(nav.path, nav.start, "not-in-nav", what)
+    for line, name in found:
+        if name not in wanted:
+            what = f"{name} is no page; run patterns garden write"
+            yield at(nav.path, line, "nav-missing", what)
+    right = (name for name in wanted if name in names)
+    known = ((line, name) for line, name in found if name in wanted)
+    for (line, name), other in zip(known, right, strict=False):
+        if name != other:
+            what = f"{name} stands where the index has {other}"
+            yield at(nav.path, line, "nav-order", what)
+            break
 
 
 def computed(vault: Vault, findings: list[Finding]) -> Iterator[Edit | Finding]:
     """Every edit that write would make, and what keeps it from making one."""
     readme = vault.read("README.md")
     front = [] if readme is None else [Page("README.md", Document(readme))]
-    pages = [*vault.pages, *front]
-    for page in pages:
+    for page in [*vault.pages, *front]:
         yield from _blocks(vault, page)
         if isinstance(page.front, MocNote):
-            yield from _moc(vault, page, page.front)
+            yield from _moc(vault, page)
             if page.path == HOME:
-                yield from _home(vault, findings, page.front)
+                yield from _home(vault, page, findings)
     yield from _nav(vault)

@@ -8,14 +8,7 @@ import re
 from datetime import date, timedelta
 from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _iso(value: object) -> object:
@@ -28,14 +21,10 @@ Day = Annotated[date, BeforeValidator(_iso)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=80)]
 Text = Annotated[str, Field(min_length=1, max_length=400)]
 SpecId = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=80)]
+Nothing = Annotated[list[str], Field(max_length=0)]
 State = Literal["seedling", "growing", "permanent"]
 Frequency = Literal["weekly", "monthly", "quarterly", "yearly"]
-DAYS: dict[Frequency, int] = {
-    "weekly": 7,
-    "monthly": 30,
-    "quarterly": 91,
-    "yearly": 365,
-}
+DAYS = {"weekly": 7, "monthly": 30, "quarterly": 91, "yearly": 365}
 
 
 class Record(BaseModel):
@@ -51,6 +40,7 @@ class Record(BaseModel):
 class Note(Record):
     """What every page of the vault records."""
 
+    type: str
     state: State
     created: Day
     last_reviewed: Day
@@ -58,7 +48,9 @@ class Note(Record):
     tags: Annotated[list[Word], Field(min_length=1)]
     domain: Word
     aliases: list[Text] = []
+    modules: Nothing = []
     notebooks: list[Text] = []
+    tests: Nothing = []
     specs: list[SpecId] = []
 
     @property
@@ -98,12 +90,14 @@ class PageNote(Note):
     type: Literal["question", "direction", "guide", "record"]
 
 
-Front = Annotated[MocNote | PatternNote | PageNote, Field(discriminator="type")]
-FRONT: TypeAdapter[MocNote | PatternNote | PageNote] = TypeAdapter(Front)
+def note_model(kind: object) -> type[Note]:
+    """The model of a note by its `type`; what is unknown is refused by the last."""
+    models: dict[object, type[Note]] = {"moc-node": MocNote, "pattern": PatternNote}
+    return models.get(kind if isinstance(kind, str) else "", PageNote)
 
 
 class Spec(Record):
-    """A standard that notes cite. `checked` is the day its status was last seen."""
+    """A standard that notes cite; `checked` is empty until it is compared."""
 
     id: SpecId
     title: Text
@@ -119,7 +113,7 @@ class Spec(Record):
         "specification",
         "guideline",
     ]
-    checked: Day
+    checked: Day | None = None
     url: Annotated[str, Field(pattern=r"^https://\S+$", max_length=200)]
     replaces: list[SpecId] = []
     note: Text | None = None
@@ -128,6 +122,16 @@ class Spec(Record):
     def number(self) -> str:
         """How a reader writes it: `RFC 8288` of `rfc8288`."""
         return f"RFC {self.id[3:]}" if self.id.startswith("rfc") else self.id
+
+    @property
+    def link(self) -> str:
+        """A Markdown link to the document."""
+        return f"[{self.number}]({self.url})"
+
+    @property
+    def standing(self) -> str:
+        """The status as a reader sees it."""
+        return self.status.replace("-", " ")
 
 
 class Claim(Record):
@@ -154,7 +158,3 @@ class Claim(Record):
     def word(self) -> str:
         """The verdict as a reader sees it."""
         return (self.verdict or "open").replace("-", " ")
-
-
-SPECS: TypeAdapter[list[Spec]] = TypeAdapter(list[Spec])
-CLAIMS: TypeAdapter[list[Claim]] = TypeAdapter(list[Claim])
