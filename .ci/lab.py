@@ -1,4 +1,4 @@
-"""Start JupyterLab as the README does, and fetch the start notebook from it."""
+"""Start JupyterLab as the README does, and see that it opens the start notebook."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def main() -> int:
     """Return 0 once Lab has served the notebook that it opens with."""
     home = tempfile.mkdtemp()
     env = {**os.environ, "HOME": home, "JUPYTER_TOKEN": TOKEN}
-    options = ["--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"]
+    options = ["--no-browser", "--ip=127.0.0.1", "--port=0"]
     runtime = Path(home, "runtime")
     env["JUPYTER_RUNTIME_DIR"] = str(runtime)
     lab = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", *options], env=env)  # noqa: S603
@@ -31,10 +31,12 @@ def main() -> int:
                 break
         else:
             return 1
-        for path in (f"api/contents/{PATH}", f"lab/tree/{PATH}"):
-            address = f"{url}{path}?token={TOKEN}"
-            with urllib.request.urlopen(address) as answer:  # noqa: S310
-                print(answer.status, path)
+        for path in ("", f"api/contents/{PATH}"):
+            with urllib.request.urlopen(f"{url}{path}?token={TOKEN}") as answer:  # noqa: S310
+                opened = answer.url.partition("?")[0].removeprefix(url)
+                print(answer.status, opened)
+                if not opened.endswith(PATH):
+                    return 1
     except urllib.error.URLError as exc:
         print(exc)
         return 1

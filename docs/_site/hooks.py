@@ -39,6 +39,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kit_site import diagrams, graph, include, notebooks, reference, wiki
+from kit_site.archive import below, packed
 from kit_site.names import Names, destination
 from kit_site.record import Record, names, record
 from mkdocs.config.defaults import MkDocsConfig
@@ -175,17 +176,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in sorted(_site.root.glob(f"tests/{folder}/test_*.py")):
             name = f"tests/{folder}/{path.name}"
             _publish(config, name, name, path)
-    runtime = _site.root / ".cache" / "runtime"
-    for path in sorted(runtime.rglob("*")):
-        if path.is_file():
-            name = f"run/{path.relative_to(runtime).as_posix()}"
-            _publish(config, name, name, path)
+    _publish_runtime(config)
     taken: dict[str, str] = {}
     for found in files:
         other = taken.setdefault(found.dest_uri, found.src_uri)
         if other != found.src_uri:
             log.warning("'%s' and '%s' have the same address", other, found.src_uri)
     return files
+
+
+def _publish_runtime(config: MkDocsConfig) -> None:
+    """Publish the browser's Python, where `runtime.py` has fetched it, and the kit."""
+    runtime = _site.root / ".cache" / "runtime"
+    for name, path in sorted(below(runtime, runtime, "*.*").items()):
+        _publish(config, f"run/{name}", f"run/{name}", path)
+    if runtime.is_dir():
+        kit = packed(below(_site.root / "patterns", _site.root, "*.py"))
+        _append(File.generated(config, "run/kit.zip", content=kit))
 
 
 def _append(page: File) -> None:

@@ -2,10 +2,11 @@
 
     uv run python docs/_site/runtime.py
 
-puts Pyodide (from npm, by name and version) and one archive with the kit and what it
-needs (from PyPI, pure Python) into `.cache/runtime`. When that folder is there the site
-publishes it and notebook pages get a Run button; without it they have none. Nothing is
-committed, and the reader's browser asks no other host.
+puts Pyodide (from npm, by name and version) and one archive with what the kit needs
+(from PyPI, pure Python) into `.cache/runtime`. When that folder is there the site
+publishes it, with the kit itself as it then is, and notebook pages get a Run button;
+without it they have none. Nothing is committed, and the reader's browser asks no other
+host.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
+
+from kit_site.archive import below, packed
 
 PYODIDE = "314.0.7"
 PYTHON = "3.14"
@@ -47,7 +49,7 @@ def pyodide(folder: Path) -> None:
 
 
 def packages(archive: Path) -> None:
-    """Put the kit and its dependencies into one archive, the same each time."""
+    """Put what the kit needs into one archive."""
     target = CACHE / "runtime-packages"
     shutil.rmtree(target, ignore_errors=True)
     pure = f"--no-build --python-version {PYTHON} --target {target}"
@@ -55,14 +57,7 @@ def packages(archive: Path) -> None:
     native = [path.name for path in target.rglob("*.so")]
     if native:
         sys.exit(f"these are not pure Python: {', '.join(native)}")
-    found = {path.relative_to(target): path for path in target.rglob("*.py")}
-    found |= {path.relative_to(target): path for path in target.rglob("*.pem")}
-    found |= {path.relative_to(ROOT): path for path in ROOT.glob("patterns/**/*.py")}
-    with zipfile.ZipFile(archive, "w") as out:
-        for name, path in sorted(found.items()):
-            entry = zipfile.ZipInfo(name.as_posix())  # has a fixed date
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            out.writestr(entry, path.read_bytes())
+    archive.write_bytes(packed(below(target, target, "*.py", "*.pem")))
 
 
 def main() -> None:
@@ -70,7 +65,7 @@ def main() -> None:
     folder = CACHE / "runtime"
     shutil.rmtree(folder, ignore_errors=True)
     pyodide(folder / "pyodide")
-    packages(folder / "kit.zip")
+    packages(folder / "needs.zip")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder.relative_to(ROOT)}: {size / 1e6:.1f} MB")
 

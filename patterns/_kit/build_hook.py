@@ -4,6 +4,9 @@
 
 In the repository the tests lie in `tests/`, where a wheel would not have them. Which
 ones go along is computed: the test of each pattern, and the vectors that it names.
+
+A clone's own environment gets Jupyter's settings instead, so that `jupyter lab` opens
+the start notebook there, and starts in a container too, where the user is root.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ class ShipTests(BuildHookInterface[Any]):
     """Maps `tests/<folder>/test_<file>.py` into `patterns/_kit/tests`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Add the files, unless the build is an editable one, which has the clone's."""
+        """Add the tests; in an editable build, which has them, Jupyter's settings."""
         if version == "editable":
+            settings = ".jupyter/jupyter_server_config.json"
+            build_data["shared_data"][settings] = f"etc{settings.replace('.', '/', 1)}"
             return
         sys.path.insert(0, self.root)
         from patterns._kit.catalogue import catalogue, shipped_tests

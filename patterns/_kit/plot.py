@@ -139,10 +139,10 @@ class _Axis:
     def ticks(self) -> list[float]:
         if self.log:
             return [10.0**power for power in range(int(self.low), int(self.high) + 1)]
-        rough = (self.high - self.low) / 4 or 1
-        unit = 10.0 ** math.floor(math.log10(rough))
-        step = next(n * unit for n in (1, 2, 5, 10) if n * unit >= rough)
-        count = math.floor((self.high - self.low) / step + 1e-9)
+        span = self.high - self.low or 1
+        unit = 10.0 ** math.floor(math.log10(span / 5))
+        step = next(n * unit for n in (1, 2, 5, 10) if span / (n * unit) < 6)
+        count = math.floor(span / step + 1e-9)
         return [self.low + n * step for n in range(count + 1)]
 
 

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from patterns._kit.garden import main
 from patterns._kit.garden.checks import imports
 from patterns._kit.garden.garden import check, load, report, root_of, write
-from patterns._kit.garden.text import BadYaml, Document, load_yaml, plain, slug
+from patterns._kit.garden.text import (
+    BadYaml,
+    Document,
+    WikiLink,
+    anchor,
+    load_yaml,
+    plain,
+)
 from patterns._kit.garden.vault import HOME, Finding, bare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,24 +104,40 @@ def test_the_index_shows_a_state_behind_each_link():
 @pytest.mark.parametrize(
     ("line", "links"),
     [
-        ("[[A]]", [("A", "", "A")]),
-        ("[[A|words]]", [("A", "", "words")]),
-        ("| [[A\\|words]] |", [("A", "", "words")]),
-        ("[[A#B c]]", [("A", "B c", "A#B c")]),
-        ("[[#B]]", [("", "B", "#B")]),
-        ("## See [[OAuth 2.0 Flow]]", [("OAuth 2.0 Flow", "", "OAuth 2.0 Flow")]),
-        ("`[[A]]` and [[B]]", [("B", "", "B")]),
-        ("``a ` [[A]]`` [[B]]", [("B", "", "B")]),
-        ("an open ` tick [[A]]", [("A", "", "A")]),
-        ("[[[A]]]", [("A", "", "A")]),
-        ("<!-- [[A]] --> [[B]] <!-- [[C]]", [("B", "", "B"), ("C", "", "C")]),
+        ("[[A]]", [("A", "")]),
+        ("[[A|words]]", [("A", "")]),
+        ("| [[A\\|words]] |", [("A", "")]),
+        ("[[A#B c]]", [("A", "B c")]),
+        ("[[#B]]", [("", "B")]),
+        ("## See [[OAuth 2.0 Flow]]", [("OAuth 2.0 Flow", "")]),
+        ("`[[A]]` and [[B]]", [("B", "")]),
+        ("``a ` [[A]]`` [[B]]", [("B", "")]),
+        ("an open ` tick [[A]]", [("A", "")]),
+        ("[[[A]]]", [("A", "")]),
+        ("<!-- [[A]] --> [[B]] <!-- [[C]]", [("B", ""), ("C", "")]),
         ("[[]] [[A", []),
     ],
 )
 def test_wiki_links_are_read_outside_code(line, links):
-    """A wiki link is found with its heading and its words, and never in code."""
+    """A wiki link is found with its heading, and never in code."""
     found = Document(line).links
-    assert [(link.target, link.heading, link.words) for link in found] == links
+    assert [(link.target, link.heading) for link in found] == links
+
+
+@pytest.mark.parametrize(
+    ("inner", "words"),
+    [
+        ("A", "A"),
+        ("maps/A", "A"),
+        ("A|words", "words"),
+        ("A\\|words", "words"),
+        ("A#B#C", "A: C"),
+        ("#B", "B"),
+    ],
+)
+def test_a_wiki_link_says_its_label_or_what_it_names(inner, words):
+    """Without a label the words are the page's name and the heading's."""
+    assert WikiLink.parse(inner).words == words
 
 
 def test_a_fence_hides_links_and_headings():
@@ -128,9 +151,9 @@ def test_a_fence_hides_links_and_headings():
 
 def test_headings_are_read_by_their_words():
     """A heading may hold a link, code and stars; its closing marks are not text."""
-    text = "## See [[A|the note]], [it](x.md) and `code` ##\n#tag\n### *C#*\n####### D"
+    text = "## See [[A|the note]], [it](x.md) and `code` ##\n### *C#*\nD\n\nE\n---"
     words = [(heading.level, heading.text) for heading in Document(text).headings]
-    assert words == [(2, "See the note, it and code"), (3, "C#")]
+    assert words == [(2, "See the note, it and code"), (3, "C#"), (2, "E")]
 
 
 def test_a_finding_cannot_write_to_the_terminal():
@@ -153,7 +176,59 @@ def test_anchors_are_those_of_the_site():
     """A heading's anchor is the one that Markdown's table of contents gives it."""
     toc = pytest.importorskip("markdown.extensions.toc")
     for text in ("When not", "MOC Type & Purpose", "OAuth 2.0: a — b", "Ärger_x  y"):
-        assert slug(text) == toc.slugify(text, "-")
+        assert anchor(text) == toc.slugify(text, "-")
+
+
+# Forms of Markdown on which two readers may differ; each is read by the site as well.
+FORMS = [
+    "Setext *one*\n===\n\ntext\n\nTwo\n---\n\nno\nheading\n---\n",
+    "# A {#first}\n\n## B { .c #second }\n\nC {#third}\n---\n\n## D {x\n",
+    "# A\n\n## A\n\n## A ##\n\n#B\n####### C\n\n## [[Yes#One]] `x`\n\n##\n",
+    "text\n\n    [[No]]\n\n    # no\n\n[[Yes]]\n\n\t[[No]]\n",
+    "text\n    [[Yes]]\n\n- item\n\n    [[Yes]]\n\n[[Yes]]\n\n    [[No]]\n",
+    "1. one\n\n    [[Yes]]\n\n!!! note\n\n    [[Yes]]\n\n# A\n\n    [[No]]\n",
+    "a `code\n[[No]]` [[Yes]]\n\na ` tick\n\n[[Yes]] ` b\n",
+    "- a ` tick\n- [[Yes]] ` b\n\n| a ` | b |\n| --- | --- |\n| [[Yes]] ` | c |\n",
+    "\\`[[Yes]]` and \\[[No]] and `` ` [[No]] ``\n",
+    "<!-- [[No]]\n\n# no\n\n[[No]] -->\n\n[[Yes]] <!-- [[No]]\n[[No]] --> [[Yes]]\n",
+    "<code>[[No]]</code> <kbd>\n[[No]]</kbd> [[Yes]]\n",
+    "~~~\n[[No]]\n```\n~~~\n\n[[Yes]]\n\n```` text\n```\n[[No]]\n````\n",
+    "# See [[Yes|the note]], [it](x.md) and `code`\n\n| [[Yes\\|no]] |\n| --- |\n",
+    "[[Yes\nNo]] [[Yes#A#B]] [[#C]]\n",
+]
+
+
+@pytest.mark.parametrize("text", FORMS)
+def test_the_garden_reads_markdown_as_the_site_does(text, monkeypatch):
+    """The same links and the same anchors are found by the garden and by the site."""
+    mkdocs = pytest.importorskip("mkdocs.config")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_site")
+    from kit_site.names import Names
+    from kit_site.wiki import WikiLinks
+    from markdown import Markdown
+
+    config = mkdocs.load_config(str(ROOT / "mkdocs.yml"))
+    names, unresolved = Names(), []
+    names.add("notes/Yes.md")
+    names.add("notes/No.md")
+    links = WikiLinks(names, unresolved.append, lambda source, href: None)
+    links.source = "notes/Here.md"
+    plugins = [name for name in config.markdown_extensions if isinstance(name, str)]
+    markdown = Markdown(
+        extensions=[*plugins, links], extension_configs=config.mdx_configs
+    )
+    html = markdown.convert(text)
+    shown = re.findall(r'class="kit-wiki" href="([^"]*)"', html)
+    doc = Document(text)
+    found = [link for link in doc.links if link.wiki]
+    hrefs = [
+        (f"{link.target}.md" if link.target else "")
+        + (f"#{anchor(link.heading)}" if link.heading else "")
+        for link in found
+    ]
+    assert hrefs == shown
+    assert unresolved == []
+    assert doc.anchors == set(re.findall(r'<h\d id="([^"]*)"', html))
 
 
 @pytest.mark.parametrize(

@@ -313,3 +313,11 @@ def test_check_tells_what_is_stale(
     assert capsys.readouterr().out == "notebooks/sum.ipynb changed: sum-2\n"
     assert path.read_text("utf-8") == text
     assert json.loads(text)["cells"][1]["id"] == "sum-2"
+
+
+def test_lab_opens_the_start_notebook() -> None:
+    """JupyterLab, as configured in the project's environment, opens the first one."""
+    path = ROOT / "notebooks" / ".jupyter" / "jupyter_lab_config.json"
+    config = json.loads(path.read_text("utf-8"))["LabApp"]
+    assert config["default_url"] == f"/lab/tree/{START.relative_to(ROOT).as_posix()}"
+    assert config["news_url"] is None, "Lab asks another host for news"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
@@ -175,7 +175,7 @@ def incomplete(vault: Vault) -> Iterator[Finding]:
 # -- generated blocks ------------------------------------------------------------
 
 
-def _table(head: str, rows: Iterable[list[object]]) -> list[str]:
+def _table(head: str, rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a table; `head` has its columns parted by bars."""
     heads = head.split("|")
     lines = ((str(cell).replace("|", "\\|") for cell in row) for row in rows)
@@ -207,7 +207,7 @@ def _cited(vault: Vault, page: Page) -> list[str]:
 
 
 def _specs(vault: Vault, _: Page) -> list[str]:
-    rows: list[list[object]] = []
+    rows: list[Sequence[object]] = []
     for spec in vault.specs.values():
         users = [p for p in vault.pages if p.front and spec.id in p.front.specs]
         status = f"{spec.standing} ({spec.note})" if spec.note else spec.standing
@@ -224,7 +224,7 @@ def _guides(vault: Vault, _: Page) -> list[str]:
 
 
 def _patterns(vault: Vault, _: Page) -> list[str]:
-    rows: list[list[object]] = []
+    rows: list[Sequence[object]] = []
     owners = {path: p for p in vault.pages if p.front for path in p.front.modules}
     for pattern in vault.patterns:
         path = f"patterns/{pattern.name}.py"
@@ -242,7 +242,7 @@ def _health(vault: Vault, _: Page) -> list[str]:
     states = Counter(other.state for other in listed)
     words = Counter(claim.word for claim in vault.claims.values())
     unchecked = sum(not spec.checked for spec in vault.specs.values())
-    counts: list[list[object]] = [
+    counts: list[Sequence[object]] = [
         ["Pages the index lists", len(listed)],
         *([f"… {state}", count] for state, count in sorted(states.items())),
         ["Pages nothing leads to", len(orphans(vault))],
@@ -253,13 +253,8 @@ def _health(vault: Vault, _: Page) -> list[str]:
         ["Standards registered", len(vault.specs)],
         ["… not checked yet", unchecked],
     ]
-    mirror: list[list[object]] = [
-        [f"[[{page.name}]]", front.state]
-        + [len(n) or "none yet" for n in (front.modules, front.notebooks, front.tests)]
-        for page in listed
-        if isinstance(front := page.front, PatternNote)
-    ]
-    dates: list[list[object]] = [
+    mirror = [_mirror(page) for page in listed if isinstance(page.front, PatternNote)]
+    dates = [
         [f"[[{page.name}]]", page.front.last_reviewed, page.front.next_review]
         for page in sorted(vault.pages, key=lambda page: page.name)
         if page.front
@@ -271,6 +266,12 @@ def _health(vault: Vault, _: Page) -> list[str]:
         "## Reviews",
         *_table("Page|Last review|Next review", dates),
     ]
+
+
+def _mirror(page: Page) -> list[object]:
+    lists = [getattr(page.front, key) for key in ("modules", "notebooks", "tests")]
+    counts = [len(names) or "none yet" for names in lists]
+    return [f"[[{page.name}]]", page.state, *counts]
 
 
 RENDERERS = {

@@ -168,7 +168,8 @@ class Block:
 def _spans(text: str) -> Iterator[tuple[int, int, str]]:
     """Yield (start, end, content) of each code span."""
     runs = [match.span() for match in _TICKS.finditer(text)]
-    partner, closer = {}, {}
+    partner: dict[int, tuple[int, int] | None] = {}
+    closer: dict[int, tuple[int, int]] = {}
     for start, end in reversed(runs):
         partner[start] = closer.get(end - start)
         closer[end - start] = (start, end)

@@ -53,9 +53,11 @@ let python;
 const start = async () => {
   const { loadPyodide } = await import(new URL("pyodide/pyodide.mjs", here).href);
   python = await loadPyodide({ indexURL: new URL("pyodide/", here).href });
-  const kit = await fetch(new URL("kit.zip", here));
   const into = python.runPython("import site; site.getsitepackages()[0]");
-  python.unpackArchive(await kit.arrayBuffer(), "zip", { extractDir: into });
+  for (const name of ["needs.zip", "kit.zip"]) {
+    const archive = await fetch(new URL(name, here));
+    python.unpackArchive(await archive.arrayBuffer(), "zip", { extractDir: into });
+  }
   python.runPython(CELL);
   self.space = python.runPython("{'__name__': '__main__'}");
 };
