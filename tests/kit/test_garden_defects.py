@@ -881,10 +881,22 @@ def test_a_review_in_the_future_only_warns(house):
 
 def test_a_standard_not_looked_at_for_half_a_year_only_warns(house):
     """The status of a standard grows old, with the line of its entry."""
-    key = next(iter(house.vault().specs))
+    key = next(s.id for s in house.vault().specs.values() if s.checked)
     place = ("docs/specs.yml", house.line("docs/specs.yml", f"- id: {key}"))
     late = house.found(date(2027, 6, 1))
     assert (*place, "stale-spec") in [(f.path, f.line, f.code) for f in late]
+
+
+def test_a_standard_that_was_never_compared_is_no_finding_but_said(house):
+    """Without a day the registry's page says so, and nothing calls the day old."""
+    path = "docs/specs.yml"
+    house.write(path, re.sub(r"checked: .*", "checked: null", house.read(path)))
+    write(house.root)
+    assert house.found() == []
+    assert {f.code for f in house.found(date(2031, 1, 1))} == {"overdue"}
+    count = len(house.vault().specs)
+    assert house.read("docs/Specs.md").count("| not checked yet |") == count
+    assert f"| … not checked yet | {count} |" in house.read("docs/Health.md")
 
 
 def test_a_settled_claim_is_clean_and_shown(house):

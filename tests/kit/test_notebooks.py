@@ -316,8 +316,7 @@ def test_check_tells_what_is_stale(
 
 
 def test_lab_opens_the_start_notebook() -> None:
-    """JupyterLab, as configured in the project's environment, opens the first one."""
-    path = ROOT / "notebooks" / ".jupyter" / "jupyter_lab_config.json"
+    """JupyterLab, as set in the project's environment, opens the start notebook."""
+    path = ROOT / ".jupyter" / "jupyter_server_config.json"
     config = json.loads(path.read_text("utf-8"))["LabApp"]
     assert config["default_url"] == f"/lab/tree/{START.relative_to(ROOT).as_posix()}"
-    assert config["news_url"] is None, "Lab asks another host for news"

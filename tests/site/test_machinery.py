@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import io
 import json
 import pkgutil
+import zipfile
 from pathlib import Path
 
 import kit_site
 import pytest
 from kit_site import graph, include, notebooks
+from kit_site.archive import below, packed
 from kit_site.diagrams import NotDrawn, draw
 from kit_site.names import Names, destination
 from kit_site.record import record
@@ -348,3 +351,14 @@ def test_record_names_real_modules() -> None:
     assert made.modules == [pattern]
     assert made.state == "growing"
     assert problems == ["names the module 'none/such', which is no pattern"]
+
+
+def test_archive_is_the_same_each_time(tree: Path) -> None:
+    """The kit is packed for the browser without dates, so a site builds the same."""
+    files = below(tree / "patterns", tree, "*.py")
+    assert list(files) == ["patterns/one/walker.py"]
+    first = packed(files)
+    files["patterns/one/walker.py"].touch()
+    assert packed(files) == first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert archive.read("patterns/one/walker.py") == MODULE.encode()

@@ -8,11 +8,6 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from markdown.extensions.toc import slugify
-
-# A title may carry a link, emphasis or code: the anchor is made of its words alone.
-_MARKUP = re.compile(r"\[\[(?:[^\]|]*\\?\|)?([^\]]*)\]\]|\[([^\]]*)\]\([^)]*\)|[*`]")
-
 
 def slug(name: str) -> str:
     """Return the address part of a page's name.
@@ -22,16 +17,6 @@ def slug(name: str) -> str:
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.casefold()).strip("-")
-
-
-def anchor(heading: str) -> str:
-    """Return the id that the `toc` extension gives to a heading.
-
-    >>> anchor("When `not`")
-    'when-not'
-    """
-    words = _MARKUP.sub(lambda m: m[1] or m[2] or "", heading)
-    return slugify(words, "-")
 
 
 def destination(src_uri: str, home: str) -> str:
@@ -46,33 +31,6 @@ def destination(src_uri: str, home: str) -> str:
     parts = [*map(slug, filter(None, folder.split("/")))]
     stem = posixpath.splitext(name)[0]
     return posixpath.join(*parts, slug(stem), "index.html")
-
-
-@dataclass(frozen=True)
-class WikiLink:
-    """A wiki link taken apart: `[[name#heading|label]]`."""
-
-    name: str
-    heading: str
-    label: str
-
-    @classmethod
-    def parse(cls, inner: str) -> WikiLink:
-        """Read what stands between the brackets; in a table the bar is `\\|`."""
-        target, _, label = re.sub(r"\\\|", "|", inner).partition("|")
-        name, _, heading = target.partition("#")
-        # Obsidian writes a nested heading as #Outer#Inner; the last one is meant.
-        heading = heading.rpartition("#")[2]
-        return cls(name.strip(), heading.strip(), label.strip())
-
-    @property
-    def words(self) -> str:
-        """The text to show."""
-        if self.label:
-            return self.label
-        if self.name and self.heading:
-            return f"{posixpath.basename(self.name)}: {self.heading}"
-        return posixpath.basename(self.name) or self.heading
 
 
 @dataclass

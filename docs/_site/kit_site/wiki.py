@@ -19,14 +19,13 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from markdown.treeprocessors import Treeprocessor
 
+from patterns._kit.garden.text import WIKI, WikiLink, anchor
+
 from .include import doctests
-from .names import Names, WikiLink, anchor
+from .names import Names
 
 # What is inside a comment or inline HTML code is skipped whole.
-_PATTERN = (
-    r"<!--.*?-->|<(?P<tag>code|kbd|pre)\b.*?</(?P=tag)>"
-    r"|(?<!\\)(?P<embed>!?)\[\[(?P<inner>[^\[\]\n]+)\]\]"
-)
+_PATTERN = rf"<!--.*?-->|<(?P<tag>code|kbd|pre)\b.*?</(?P=tag)>|{WIKI}"
 
 
 def relative(target: str, source: str) -> str:

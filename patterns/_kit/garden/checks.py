@@ -32,28 +32,14 @@ from patterns._kit.garden.vault import (
 SPEC_DAYS = 180
 VERDICT_WORDS = 80
 TEMPLATE = (
-    "Verdict",
-    "Problem",
-    "Forces",
-    "Solution",
-    "Contract",
-    "Traps",
-    "When not",
-    "Code",
-    "Try it",
-    "Standards",
-    "Related",
+    *("Verdict", "Problem", "Forces", "Solution", "Contract", "Traps", "When not"),
+    *("Code", "Try it", "Standards", "Related"),
 )
 INDEX = (
-    "MOC Type & Purpose",
-    "Overview",
-    "Structure",
+    *("MOC Type & Purpose", "Overview", "Structure"),
     *(title for title in LISTS if title != "Future Directions"),
-    "Synthesis Notes",
-    *SYNTHESIS,
-    "Future Directions",
-    "Maintenance",
-    "MOC Health Checklist",
+    *("Synthesis Notes", *SYNTHESIS, "Future Directions"),
+    *("Maintenance", "MOC Health Checklist"),
 )
 KINDS = {
     "notes": "pattern",
@@ -259,15 +245,19 @@ def mirror(vault: Vault) -> Iterator[Finding]:
     owners: dict[str, Page] = {}
     shown: set[str] = set()
     for page in vault.pages:
-        if page.front:
-            yield from _missing(vault, page, "module", page.front.modules, modules)
-            books = page.front.notebooks
-            yield from _missing(vault, page, "notebook", books, vault.notebooks)
-            tests = [path for path in page.front.tests if path.startswith("tests/")]
-            there = [path for path in tests if vault.exists(path)]
-            yield from _missing(vault, page, "test", page.front.tests, there)
-            shown.update(books)
-        for path in page.front.modules if page.front else ():
+        tests = [path for path in _listed(page, "tests") if path.startswith("tests/")]
+        there = [path for path in tests if vault.exists(path)]
+        for key, code, known in (
+            ("modules", "module-missing", modules),
+            ("notebooks", "notebook-missing", vault.notebooks),
+            ("tests", "test-missing", there),
+        ):
+            for path in _listed(page, key):
+                if path not in known:
+                    what = f"there is no {key[:-1]} {path}"
+                    yield at(page.path, page.line(path), code, what)
+        shown.update(_listed(page, "notebooks"))
+        for path in _listed(page, "modules"):
             if owners.setdefault(path, page) is not page:
                 what = f"{path} belongs to [[{owners[path].name}]] already"
                 yield at(page.path, page.line(path), "module-claimed-twice", what)
@@ -279,15 +269,6 @@ def mirror(vault: Vault) -> Iterator[Finding]:
         if path not in shown:
             what = "no page lists it; add it to the notebooks of its note"
             yield at(path, 0, "notebook-unclaimed", what)
-
-
-def _missing(
-    vault: Vault, page: Page, noun: str, paths: list[str], known: list[str]
-) -> Iterator[Finding]:
-    for path in paths:
-        if path not in known:
-            what = f"there is no {noun} {path}"
-            yield at(page.path, page.line(path), f"{noun}-missing", what)
 
 
 def imported(vault: Vault) -> Iterator[Finding]:

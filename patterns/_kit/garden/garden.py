@@ -1,19 +1,32 @@
 # SPDX-FileCopyrightText: 2026 The API integration patterns authors
 # SPDX-License-Identifier: MIT
-"""The three things done with a garden: check it, write what is computed, report."""
+"""`patterns garden check | write | report`: what each does, and what it prints."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from patterns._kit.garden.checks import RULES, linked, orphans, warnings
-from patterns._kit.garden.render import Edit, computed, health, incomplete
-from patterns._kit.garden.vault import HOME, Finding, Page, Vault
+from patterns._kit.garden.checks import RULES, orphans, warnings
+from patterns._kit.garden.render import Edit, computed, health
+from patterns._kit.garden.vault import HOME, Finding, Vault
 
 MAX_PASSES = 4
+COMMANDS = {
+    "check": "say what is wrong, by file and line; exit 1 if anything is",
+    "write": "bring up to date all that is computed",
+    "report": "show the garden's health",
+}
+
+# What a command prints: an object for programs, lines for people; and its exit code.
+Result = tuple[dict[str, Any], list[str], int]
 
 
 class NoGarden(Exception):
@@ -35,7 +48,7 @@ def root_of(start: Path) -> Path:
 
 def sources(vault: Vault) -> list[Finding]:
     """What is wrong with that which is written by hand."""
-    found = {finding for rule in (*RULES, incomplete) for finding in rule(vault)}
+    found = {finding for rule in RULES for finding in rule(vault)}
     return sorted(found.union(vault.findings))
 
 
@@ -82,36 +95,88 @@ def report(vault: Vault, today: date) -> dict[str, Any]:
     found = check(vault, today)
     wrong = [finding for finding in found if not finding.warning]
     claims, specs = vault.claims.values(), vault.specs.values()
-    pages = [_page(vault, page, today) for page in vault.pages]
+    late = [f.path for f in found if f.code == "overdue"]
     return {
         "today": str(today),
         "health": health(vault, not sources(vault)),
         "findings": len(wrong),
         "warnings": len(found) - len(wrong),
         "states": dict(sorted(Counter(p.state for p in vault.pages).items())),
-        "overdue": [page["name"] for page in pages if page["overdue_days"] > 0],
+        "overdue": [vault.by_path[path].name for path in late],
         "orphans": [page.name for page in orphans(vault)],
         "claims": dict(sorted(Counter(claim.word for claim in claims).items())),
         "open_claims": [claim.id for claim in claims if not claim.verdict],
         "stale_specs": [f.message for f in found if f.code == "stale-spec"],
         "unchecked_specs": [spec.id for spec in specs if not spec.checked],
         "patterns": [pattern.name for pattern in vault.patterns],
-        "pages": pages,
     }
 
 
-def _page(vault: Vault, page: Page, today: date) -> dict[str, Any]:
-    front = page.front
-    due = front.next_review if front else None
-    return {
-        "name": page.name,
-        "path": page.path,
-        "type": front.type if front else None,
-        "state": page.state,
-        "next_review": str(due) if due else None,
-        "overdue_days": max((today - due).days, 0) if due else 0,
-        "modules": front.modules if front else [],
-        "notebooks": front.notebooks if front else [],
-        "tests": front.tests if front else [],
-        "links": [other.name for other in linked(vault, page)],
+# -- the command -----------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 clean, 1 findings, 2 usage or no garden."""
+    args = _parser().parse_args(argv)
+    root = root_of(Path.cwd()) if args.root is None else args.root
+    commands: dict[str, Callable[[Path, date], Result]] = {
+        "check": _check,
+        "write": _write,
+        "report": _report,
     }
+    try:
+        data, lines, code = commands[args.command](root, args.today or date.today())
+    except NoGarden as exc:
+        print(f"patterns garden: {exc}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps({"schema": 1, "command": f"garden {args.command}", **data}))
+    for line in lines:
+        print(line, file=sys.stderr if args.json else sys.stdout)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    what = "Prove that the map, its notes and the code agree."
+    parser = argparse.ArgumentParser("patterns garden", None, what, allow_abbrev=False)
+    parser.set_defaults(today=None)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--root", type=Path, help="the project's folder")
+        command.add_argument("--json", action="store_true", help="print one object")
+        if name != "write":
+            today = "the date to count from, as YYYY-MM-DD"
+            command.add_argument("--today", type=date.fromisoformat, help=today)
+    return parser
+
+
+def _check(root: Path, today: date) -> Result:
+    vault = load(root)
+    found = check(vault, today)
+    wrong = sum(not finding.warning for finding in found)
+    summary = (
+        f"{len(vault.pages)} pages, {len(vault.patterns)} patterns, "
+        f"{len(vault.notebooks)} notebooks: {wrong} findings, "
+        f"{len(found) - wrong} warnings"
+    )
+    data = {"findings": [asdict(finding) for finding in found]}
+    return data, [*map(str, found), summary], min(wrong, 1)
+
+
+def _write(root: Path, _: date) -> Result:
+    changed, hindered = write(root)
+    lines = [*(f"wrote {path}" for path in changed), *map(str, hindered)]
+    data = {"changed": changed, "findings": [asdict(item) for item in hindered]}
+    return data, lines, 1 if hindered else 0
+
+
+def _report(root: Path, today: date) -> Result:
+    data = report(load(root), today)
+    return data, [f"{key}: {_shown(value)}" for key, value in data.items()], 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
+    return (", ".join(value) or "none") if isinstance(value, list) else str(value)

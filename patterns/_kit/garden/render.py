@@ -118,57 +118,47 @@ def _state(state: str, shown: str = "") -> str:
     return f'<small class="state {state}">{shown or state}</small>'
 
 
-def _home(vault: Vault, home: Page, findings: list[Finding]) -> Iterator[Edit]:
+def _home(
+    vault: Vault, home: Page, findings: list[Finding]
+) -> Iterator[Edit | Finding]:
     """The lines of the index that are computed, in the places they have."""
     doc, front = home.doc, home.front
     assert front
     values = {
-        "Note Count": (note_count(vault, home), "count-wrong"),
-        "Last Review": (front.last_reviewed, "last-review-wrong"),
-        "Next Review": (front.next_review, "next-review-wrong"),
-        "Health": (health(vault, not findings), "health-wrong"),
+        "- **Note Count**": (note_count(vault, home), "count-wrong"),
+        "- **Last Review**": (front.last_reviewed, "last-review-wrong"),
+        "- **Next Review**": (front.next_review, "next-review-wrong"),
+        "- **Health**": (health(vault, not findings), "health-wrong"),
     }
-    for number in doc.section("Maintenance"):
-        for key, (value, code) in values.items():
-            if doc.lines[number].startswith(f"- **{key}**:"):
-                yield _edit(home, number, f"- **{key}**: {value}", code)
-    ticks = boxes(vault, findings)
-    for number, name in _boxes(doc):
-        if name in ticks:
-            new = f"- [{'x' if ticks[name] else ' '}] {name}"
-            yield _edit(home, number, new, "box-wrong")
+    lines = {doc.lines[n].partition(":")[0]: n for n in doc.section("Maintenance")}
+    top = doc.section("Maintenance").start - 1
+    for key, (value, code) in values.items():
+        if key in lines:
+            yield _edit(home, lines[key], f"{key}: {value}", code)
+        elif lines:
+            yield at(HOME, top, "line-missing", f"the line {key}: is missing")
     for number, group, text in vault.bullets():
         claim = vault.by_text.get(text)
         if claim:
             shown = f"[[Synthesis#{group}|{claim.word}]]" if claim.verdict else ""
             new = f"{bare(doc.lines[number])} {_state(claim.verdict or 'open', shown)}"
             yield _edit(home, number, new, "verdict-wrong")
+    yield from _ticked(home, boxes(vault, findings))
 
 
-def _boxes(doc: Document) -> Iterator[tuple[int, str]]:
-    for number in doc.section("MOC Health Checklist"):
-        match = _BOX.fullmatch(doc.lines[number].rstrip())
-        if match:
-            yield number, match[1]
-
-
-def incomplete(vault: Vault) -> Iterator[Finding]:
-    """Lines of the index that write fills in and that are not there."""
-    doc = vault.home.doc if vault.home else Document("")
-    lines = doc.section("Maintenance")
-    for key in ("Note Count", "Last Review", "Next Review", "Health"):
-        there = any(doc.lines[n].startswith(f"- **{key}**:") for n in lines)
-        if lines and not there:
-            what = f"the line - **{key}**: is missing"
-            yield at(HOME, lines.start - 1, "line-missing", what)
-    lines = doc.section("MOC Health Checklist")
-    known, found = boxes(vault, []), {name: n for n, name in _boxes(doc)}
-    for name in known if lines else ():
-        if name not in found:
+def _ticked(home: Page, ticks: dict[str, bool]) -> Iterator[Edit | Finding]:
+    section = home.doc.section("MOC Health Checklist")
+    found = ((n, _BOX.fullmatch(home.doc.lines[n].rstrip())) for n in section)
+    lines = {match[1]: number for number, match in found if match}
+    for name, ticked in ticks.items():
+        if name in lines:
+            new = f"- [{'x' if ticked else ' '}] {name}"
+            yield _edit(home, lines[name], new, "box-wrong")
+        elif section:
             what = f"the box {name!r} is missing"
-            yield at(HOME, lines.start - 1, "box-missing", what)
-    for name, number in found.items():
-        if name not in known:
+            yield at(HOME, section.start - 1, "box-missing", what)
+    for name, number in lines.items():
+        if name not in ticks:
             yield at(HOME, number, "box-unknown", f"no check ticks the box {name!r}")
 
 
