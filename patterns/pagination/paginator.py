@@ -395,7 +395,8 @@ class PageNumber(Style):
 class Offset(Style):
     """Move on by the items that came, not by the `limit` asked for: servers clamp.
 
-    The end is the count of items at `total`, without it an empty page.
+    The end is the count of items at `total`. Without it the end is an empty page, which
+    steady inserts can keep from ever coming.
     """
 
     limit: int | None = None

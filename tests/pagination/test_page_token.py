@@ -392,3 +392,29 @@ def test_index_is_used(table, order):
     con.close()
     assert "SEARCH t USING COVERING INDEX i" in steps
     assert "TEMP B-TREE" not in steps
+
+
+@pytest.mark.parametrize("change", ["insert into t values (?, 0)", "delete from t"])
+@pytest.mark.parametrize("way", ["asc", "desc"])
+def test_rows_that_change_meanwhile(change, way):
+    """Rows that come and go between pages double none and hide none that stay."""
+    con = sqlite3.connect(":memory:")
+    con.execute("create table t (id integer primary key, kind not null)")
+    con.executemany("insert into t values (?, ?)", ((n, n // 9) for n in range(90)))
+    order, seen, position = [("kind", way), ("id", way)], [], None
+    for step in itertools.count(1000):
+        sql, params = page_token.keyset(order, after=position)
+        page = con.execute(f"select kind, id from t where {sql} limit 7", params)
+        page = page.fetchall()
+        if not page:
+            break
+        seen += [row for _, row in page]
+        position = page[-1]
+        if change.startswith("insert"):
+            con.execute(change, [step])
+        else:  # one row behind the reader, and one before it
+            con.execute(f"{change} where id in (?, ?)", [seen[0], (step * 37) % 90])
+    stayed = {row for (row,) in con.execute("select id from t where id < 90")}
+    con.close()
+    assert len(seen) == len(set(seen))
+    assert stayed <= set(seen)

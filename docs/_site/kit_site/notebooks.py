@@ -161,13 +161,11 @@ def _data(kind: str, text: str, label: str) -> str:
         if not re.search(r"<svg[^>]*\b(role|aria-label)=", svg):
             name = html.escape(label, quote=True)
             svg = svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
-        return f'<div class="kit-plot">{svg}</div>'
+        return f'<div class="kit-plot" tabindex="0">{svg}</div>'
     data = base64.b64encode(base64.b64decode(text)).decode()
     name = html.escape(label, quote=True)
-    return (
-        f'<div class="kit-plot"><img src="data:{kind};base64,{data}" alt="{name}">'
-        "</div>"
-    )
+    image = f'<img src="data:{kind};base64,{data}" alt="{name}">'
+    return f'<div class="kit-plot" tabindex="0">{image}</div>'
 
 
 def _error(item: dict[str, Any]) -> str:
