@@ -679,10 +679,10 @@ class Walk:
                 content=content,
                 extensions=first.extensions,
             )
-        except (httpx.InvalidURL, ValueError, TypeError) as exc:
+        except (httpx.InvalidURL, ValueError, TypeError) as exc:  # it may quote the URL
             if answer is None:
-                raise ResumeMismatch("the checkpoint has no usable address") from exc
-            raise answer.unexpected("a usable address", type(exc).__name__) from exc
+                raise ResumeMismatch("the checkpoint has no usable address") from None
+            raise answer.unexpected("a usable address", type(exc).__name__) from None
         mark = hashlib.blake2b(f"{url}\n".encode() + content, digest_size=16).digest()
         return _Plan(request, address, number, mark)
 

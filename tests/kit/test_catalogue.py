@@ -55,11 +55,11 @@ def test_the_wheel_gets_the_tests_and_their_vectors(
     kit.write("tests/paging/test_other.py", "")
     kit.write("tests/vectors/other.json", "")
 
-    def mapped(version: str) -> dict[str, str]:
-        data: dict[str, Any] = {"force_include": {}}
+    def mapped(version: str, kind: str = "force_include") -> dict[str, str]:
+        data: dict[str, Any] = {"force_include": {}, "shared_data": {}}
         hook = ShipTests(str(kit.root), {}, None, None, "", "wheel")
         hook.initialize(version, data)
-        return data["force_include"]
+        return data[kind]
 
     assert mapped("standard") == {
         str(kit.root / "tests/paging/test_walker.py"): (
@@ -70,3 +70,6 @@ def test_the_wheel_gets_the_tests_and_their_vectors(
         ),
     }
     assert mapped("editable") == {}
+    assert mapped("standard", "shared_data") == {}
+    settings = "jupyter/jupyter_server_config.json"
+    assert mapped("editable", "shared_data") == {f".{settings}": f"etc/{settings}"}
