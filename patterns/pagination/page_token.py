@@ -57,7 +57,7 @@ class PageTokens:
     Args:
         keys: secrets of 32 random bytes or more. The first signs, each verifies: to
             rotate, put the new key first and drop the old one after `ttl`.
-        ttl: seconds a token is good for, or None for ever.
+        ttl: seconds a token is good for, up to the next full one, or None for ever.
         clock: seconds since the epoch.
 
     >>> tokens = PageTokens(b"k" * 32, ttl=3600)
@@ -72,11 +72,13 @@ class PageTokens:
         ttl: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        secrets = [key.encode() if isinstance(key, str) else bytes(key) for key in keys]
+        if not all(isinstance(key, bytes | str) for key in keys):
+            raise TypeError("a key is bytes or text")
+        secrets = [key.encode() if isinstance(key, str) else key for key in keys]
         if not secrets or not all(secrets):
             raise ValueError("page tokens need a key, and no empty one")
-        if ttl is not None and not ttl > 0:
-            raise ValueError("a ttl is more than 0 seconds")
+        if ttl is not None and not 0 < ttl < math.inf:
+            raise ValueError("a ttl is more than 0 seconds; None is for ever")
         # A key of its own, so that no signature made for another purpose fits here.
         self._keys = [_hmac(secret, b"page-token:1") for secret in secrets]
         self._ttl, self._clock = ttl, clock
@@ -136,11 +138,13 @@ def query_scope(
     >>> query_scope("/events", {"kind": "push", "limit": "50"}, principal="ann")
     ['/events', 'ann', [['kind', 'push']]]
     """
-    if isinstance(query, Mapping):  # httpx and Starlette keep names that come twice
+    if hasattr(query, "lists"):  # Django, Werkzeug: names that come twice
+        query = [(name, value) for name, values in query.lists() for value in values]
+    elif isinstance(query, Mapping):  # httpx, Starlette: the same
         query = getattr(query, "multi_items", query.items)()
     leave = frozenset(paging)
-    pairs = sorted([name, value] for name, value in query if name not in leave)
-    return [route, principal, pairs]
+    pairs = [[name, value] for name, value in query if name not in leave]
+    return [route, principal, sorted(pairs, key=lambda pair: pair[0])]
 
 
 def _unpack(token: str) -> bytes:
@@ -258,6 +262,8 @@ def keyset(
     """
     orders = [_order(column) for column in order_by]
     _require_total(orders, [unique] if isinstance(unique, str) else list(unique))
+    if placeholder not in ("?", "%s"):
+        raise ValueError("a placeholder is ? or %s")
     if after is not None and before is not None:
         raise ValueError("a page is after a row or before one, not both")
     if before is not None:
@@ -265,19 +271,22 @@ def keyset(
     tail = ", ".join(_term(order) for order in orders)
     if after is None:
         return Keyset(f"TRUE ORDER BY {tail}", [])
+    if not isinstance(after, Sequence) or isinstance(after, str | bytes):
+        raise ValueError("a position is a list of the columns' values")
     where = _condition(orders, list(after), placeholder)
     return Keyset(f"{where.sql} ORDER BY {tail}", where.params)
 
 
 def _order(given: Order | tuple[str, ...] | str) -> Order:
     """Return a column of the order, checked: its name comes from a client at times."""
-    words = given.split() if isinstance(given, str) else given
     try:
-        order = Order(*[word for word in words if word and word.lower() != "nulls"])  # type: ignore[arg-type]
+        column, *rest = given.split() if isinstance(given, str) else given
+        words = [word for word in rest if word and word.lower() != "nulls"]
+        order = Order(column, *words)  # type: ignore[arg-type]
         direction = order.direction.lower()
         nulls = order.nulls.lower() if order.nulls else None
         plain = _COLUMN.fullmatch(order.column)
-    except (TypeError, AttributeError) as exc:
+    except (TypeError, AttributeError, ValueError) as exc:
         raise ValueError("a column of an order is up to three words") from exc
     if not plain:
         raise ValueError(f"not a plain column name: {order.column[:40]!r}")

@@ -32,6 +32,7 @@ from collections.abc import (
     Iterator,
 )
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -54,6 +55,10 @@ Work: TypeAlias = "Callable[..., Coroutine[Any, Any, Any]]"
 
 _ENDLESS = 10_000  # pages, where a walk without `max_pages` is taken for endless
 _ABSENT = object()
+_UNREADABLE = (  # what a caller's function raises on a page that it cannot read
+    ArithmeticError, AttributeError, LookupError, StopIteration, SyntaxError, TypeError,
+    ValueError,
+)  # fmt: skip
 # Query parameters that no checkpoint carries, in lower case.
 _SECRET = re.compile(
     r"access_token|api[_-]?key|auth(orization)?|client_secret|jwt|password|sessionid|"
@@ -64,7 +69,7 @@ _SECRET_HEADER = re.compile("auth|cookie|key|secret|session|token", re.IGNORECAS
 _TARGET = re.compile(r"[ \t,]*<([^>]*)>")
 _PARAM = re.compile(
     r"[ \t]*;[ \t]*([^ \t=;,]*)[ \t]*"
-    r'(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)(?:"|\\?\Z)|([^;,]*)))?',
+    r'(?:=[ \t]*(?:"((?:[^"\\]|\\.)*)("|\\?\Z)|([^;,]*)))?',
     re.DOTALL,
 )
 
@@ -94,6 +99,9 @@ class UnexpectedPage(PaginationError):
         Exception.__init__(self, f"page {number}: wanted {wanted}, saw {seen}")
         self.number, self.wanted, self.seen = number, wanted, seen
         self.response, self.request = response, response.request
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.number, self.wanted, self.seen, self.response)
 
 
 class UnexpectedStatus(UnexpectedPage, httpx.HTTPStatusError):
@@ -155,7 +163,7 @@ class Answer:
             return _at(self.body, path)
         try:
             return path(self.response)
-        except (LookupError, TypeError, ValueError, AttributeError, SyntaxError) as exc:
+        except _UNREADABLE as exc:
             seen = type(exc).__name__
             raise self.unexpected("a page that the function reads", seen) from exc
 
@@ -165,6 +173,13 @@ class Answer:
         if type(value) is not kind:
             raise self.unexpected(f"{kind.__name__} at {path!r}", _describe(value))
         return value
+
+    def count_at(self, path: Path | None) -> int | None:
+        """Return the count at `path`, which is not negative; None without a path."""
+        count: int | None = None if path is None else self.expect(int, path)
+        if count is not None and count < 0:
+            raise self.unexpected("a count", "a negative number")
+        return count
 
     def unexpected(self, wanted: str, seen: str) -> UnexpectedPage:
         """Return the error that this page is not what was wanted."""
@@ -188,24 +203,25 @@ def next_link(value: str, rel: str = "next") -> str | None:
     >>> next_link('</1>; rel=prev, </3>; title="x; y"; rel=next')
     '/3'
     """
-    links = (link for link in parse_link(value) if rel in link.rels and not link.anchor)
-    return next((link.target for link in links), None)
+    links = (link for link in parse_link(value) if rel.lower() in link.rels)
+    return next((link.target for link in links if not link.anchor), None)
 
 
-def _scan(value: str) -> tuple[list[Link], str]:
-    """Return the links in a header's value, and the rest that is none."""
+def _scan(value: str) -> tuple[list[Link], bool]:
+    """Return the links in a header's value, and whether a rest of it is none."""
     links: list[Link] = []
-    at = 0
+    at, rest = 0, False
     while target := _TARGET.match(value, at):
         at, params = target.end(), []
         while param := _PARAM.match(value, at):
-            at, (name, quoted, plain) = param.end(), param.groups()
+            at, (name, quoted, closed, plain) = param.end(), param.groups()
+            rest = rest or (closed not in ('"', None))
             text = re.sub(r"\\(.)", r"\1", quoted or "", flags=re.DOTALL)
             params.append((name.lower(), text or (plain or "").strip(" \t")))
         once = dict(reversed(params))  # RFC 8288 §3.3: of two rels the first counts
         rels = tuple(once.get("rel", "").lower().split())
         links.append(Link(target[1], rels, once.get("anchor"), tuple(params)))
-    return links, value[at:].strip(" \t,")
+    return links, rest or bool(value[at:].strip(" \t,"))
 
 
 def _at(value: Any, path: str) -> Any:
@@ -281,11 +297,13 @@ class LinkHeader(Style):
     rel: str = "next"
 
     def next(self, answer: Answer) -> Address | None:
-        value = answer.response.headers.get("link", "")
-        target = next_link(value, self.rel)
-        if target is None and _scan(value)[1]:
+        values = answer.response.headers.get_list("link")  # RFC 8288 B.1: one by one
+        for target in (next_link(value, self.rel) for value in values):
+            if target is not None:
+                return Address(target)
+        if any(_scan(value)[1] for value in values):
             raise answer.unexpected("a Link header", "a malformed one")
-        return None if target is None else Address(target)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +404,7 @@ class PageNumber(Style):
         return _count_from(request, self.param, self.start, size)
 
     def jump(self, answer: Answer, n: int) -> Address | None:
-        pages = None if self.pages is None else answer.expect(int, self.pages)
+        pages = answer.count_at(self.pages)
         end = None if pages is None else self.start + pages
         return _count_on(answer, self.param, n, end)
 
@@ -410,8 +428,8 @@ class Offset(Style):
         return _count_from(request, self.param, self.start, limit)
 
     def jump(self, answer: Answer, n: int) -> Address | None:
-        end = None if self.total is None else answer.expect(int, self.total)
-        return _count_on(answer, self.param, n * len(answer.items), end)
+        by = n * len(answer.items)
+        return _count_on(answer, self.param, by, answer.count_at(self.total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,6 +507,8 @@ class Walk:
     on_page: Callable[[Page], None] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.style, Style):
+            raise TypeError("a style is an instance of Style, such as LinkHeader()")
         limits = (self.max_items or 0, self.max_pages or 0, self.prefetch)
         if min(*limits, self.concurrency - 1) < 0:
             raise ValueError("limits are not negative, and concurrency is 1 or more")
@@ -504,9 +524,14 @@ class Walk:
             self._first.headers.pop("cookie", None)  # set anew for each page
         self._first.read()
         self._headers = self._first.headers.copy()
-        self._headers.pop("content-length", None)  # of each page's own body
-        self._origins = {_origin(httpx.URL(url)) for url in self.origins}
-        self._origins.add(_origin(self._first.url))
+        for name in ("content-length", "transfer-encoding"):  # of each page's own body
+            self._headers.pop(name, None)
+        if isinstance(self.style, Relay) or getattr(self.style, "body", None):
+            _fill(self._first, Address())
+        further = [httpx.URL(url) for url in self.origins]
+        if isinstance(self.origins, str) or not all(url.host for url in further):
+            raise ValueError("origins are several, such as ['https://eu.example.com']")
+        self._origins = {_origin(url) for url in [self._first.url, *further]}
         self._start = self.style.first(self._first), 1, 0  # address, number, index
         self._last: Answer | None = None  # the page being consumed
         self._index = 0  # how many items of it have been handed out
@@ -523,11 +548,12 @@ class Walk:
         resumed walk fetches that page again and goes on behind them, so save it once
         what was handed out is processed.
         """
-        (address, number, index), url = self._start, None
+        (address, number, index), url, sent = self._start, None, self._first
         if self._last:
             address, number, index = self._last.address, self._last.number, self._index
-            if address.url is not None:
-                url = self._conceal(httpx.URL(address.url), self._last.response.request)
+            sent = self._last.response.request
+        if address.url is not None:
+            url = self._conceal(httpx.URL(address.url), sent)
         saved = json.dumps([number, index, url, address.params, address.body])
         return f"{self._seal(saved)}.{saved}"
 
@@ -561,23 +587,24 @@ class Walk:
             self.on_page(page)
         return page
 
+    def _left(self) -> Page | None:
+        """Return what is left of a page that a loop over items has begun."""
+        left = list(self._rest)
+        last = self._last
+        return Page(left, last.response, last.number) if left and last else None
+
     def _whole(self, page: Page) -> Page:
         """Hand out a page as a whole."""
         self._index, self._rest = self._index + len(page.items), iter(())
         return page
 
     def _compare(self, last: Answer | None, answer: Answer) -> None:
-        """Refuse the same records twice in a row where only an empty page is the end.
-
-        A server that does not know the parameter answers so, for ever.
-        """
-        told = getattr(self.style, "total", getattr(self.style, "pages", ""))
-        if told is None and last:
+        """Refuse the same records twice: the server does not know the parameter."""
+        if last and isinstance(self.style, PageNumber | Offset):
             records = answer.items and isinstance(answer.items[0], dict)
             if records and last.response.content == answer.response.content:
-                raise PaginationLoop(
-                    f"page {answer.number} is page {last.number} again"
-                )
+                told = f"page {answer.number} is page {last.number} again"
+                raise PaginationLoop(told)
 
     async def _after(self, last: Any, seen: dict[bytes, int]) -> Answer | None:
         """Fetch the page after one that has come, or is on its way."""
@@ -623,13 +650,18 @@ class Walk:
     def _window(self, answer: Answer) -> Iterator[_Plan]:
         """Compute the requests that may be under way at once after a page."""
         for n in range(1, self.concurrency + 1):
-            count = answer.count + (n - 1) * len(answer.items)
-            if not answer.items or self._enough(count, answer.number + n - 1):
+            count, number = (
+                answer.count + (n - 1) * len(answer.items),
+                answer.number + n,
+            )
+            if not answer.items or self._enough(count, number - 1):
+                return
+            if self.max_pages is None and number > _ENDLESS:
                 return
             address = self.style.jump(answer, n)
             if address is None:
                 return
-            yield self._plan(address, answer, answer.number + n)
+            yield self._plan(address, answer, number)
 
     async def _fetch(self, plan: _Plan, before: int) -> Answer:
         """Fetch one page and find its items."""
@@ -651,9 +683,9 @@ class Walk:
         for _ in range(self.client.max_redirects + 1):
             try:
                 response = await self._send(request)
-            except httpx.DecodingError as exc:
+            except (httpx.DecodingError, httpx.InvalidURL, UnicodeError) as exc:
                 nothing, seen = httpx.Response(200, request=request), type(exc).__name__
-                raise UnexpectedPage(plan.number, "a body", seen, nothing) from exc
+                raise UnexpectedPage(plan.number, "an answer", seen, nothing) from None
             if response.next_request is None or not self.client.follow_redirects:
                 return response
             request = response.next_request
@@ -727,12 +759,8 @@ class Walk:
         try:
             number, index, url, params, body = json.loads(saved)
             if url is not None:
-                start, pairs = url
-                given = self._first.url.query.decode().split("&")
-                pairs = [p if isinstance(p, str) else given[p] for p in pairs]
-                url = str(start) + "?" * (pairs != [""]) + "&".join(pairs)
-            address = Address(url, {**params}, {**body})
-            self._resolve(address, None)
+                url = self._reveal(*url)
+            _, address = self._resolve(Address(url, {**params}, {**body}), None)
             sound = type(number) is type(index) is int and number > 0 <= index
             sound &= all(isinstance(value, str) for value in params.values())
             for name, value in self._start[0].params.items():  # a count stays a count
@@ -743,36 +771,50 @@ class Walk:
             raise ResumeMismatch("not a checkpoint that a walk has made")
         return address, number, index
 
-    def _conceal(
-        self, url: httpx.URL, sent: httpx.Request
-    ) -> tuple[str, list[str | int]]:
-        """Split a URL into its start and its query's pairs, less what is secret.
+    def _conceal(self, url: httpx.URL, sent: httpx.Request) -> list[Any]:
+        """Split a URL into its path and its query's pairs, less what is secret.
 
-        A pair that the first request has too is kept as its index there, so that its
-        value is filled in again. A credential, by its name or because a header of the
-        request carries the same value, is left out where the first request has none.
+        What the first request has too, its path or the value of a pair, is only pointed
+        to, and filled in again from there. Another credential, known by its name or
+        because a header of the request carries it, is left out.
         """
-        given = self._first.url.query.decode().split("&")
-        names = [pair.partition("=")[0] for pair in given]
+        given = self._given()
+        names, values = [n for n, _, _ in given], [v for _, v, _ in given]
         known = {self._first.url.password} - {""}
         for header, value in sent.headers.items():
             if _SECRET_HEADER.search(header):
-                known |= {word for word in (value, *value.split()) if len(word) >= 8}
-        pairs: list[str | int] = []
+                words = {value, *value.split(), *re.split(r"[\s;,=]+", value)}
+                known |= {word for word in words if len(word) >= 8}
+        pairs: list[Any] = []
         for pair in url.query.decode().split("&"):
-            name, _, value = pair.partition("=")
-            if pair in given:
-                pairs.append(given.index(pair))
-            elif (
-                not _SECRET.fullmatch(name.lower()) and unquote_plus(value) not in known
+            name, value = map(unquote_plus, pair.partition("=")[::2])
+            if value and value in values:
+                pairs.append([pair.partition("=")[0], values.index(value)])
+            elif not _SECRET.fullmatch(name.lower()) and known.isdisjoint(
+                (value, unquote_plus(value))
             ):
                 pairs.append(pair)
             elif name in names:
-                pairs.append(names.index(name))
-        start = url.raw_path.decode().partition("?")[0]
-        if _origin(url) != _origin(self._first.url):
-            start = _origin(url) + start
-        return start, pairs
+                pairs.append([pair.partition("=")[0], names.index(name)])
+        path = url.raw_path.partition(b"?")[0]
+        if path == self._first.url.raw_path.partition(b"?")[0]:
+            path = b""
+        away = _origin(url) != _origin(self._first.url) or path.startswith(b"//")
+        return [(_origin(url) if away else "") + path.decode(), pairs]
+
+    def _reveal(self, start: str, pairs: list[Any]) -> str:
+        """Put a URL together that `_conceal` has split."""
+        values = [raw for _, _, raw in self._given()]
+        whole = [p if isinstance(p, str) else f"{p[0]}={values[p[1]]}" for p in pairs]
+        first = self._first.url
+        start = start or _origin(first) + first.raw_path.decode().partition("?")[0]
+        return start + "?" * (whole != [""]) + "&".join(whole)
+
+    def _given(self) -> list[tuple[str, str, str]]:
+        """Return the first query's names and values, and the values as they stand."""
+        pairs = self._first.url.query.decode().split("&")
+        parts = [pair.partition("=")[::2] for pair in pairs]
+        return [(unquote_plus(n), unquote_plus(value), value) for n, value in parts]
 
     def _seal(self, saved: str) -> str:
         """Return a digest of a checkpoint and of the walk it is for."""
@@ -841,7 +883,7 @@ class paginate(Walk, Iterator[Any]):
     def pages(self) -> Iterator[Page]:
         """Yield pages instead of items, each with its raw response."""
         try:
-            while page := _run(self._turn()):
+            while page := self._left() or _run(self._turn()):
                 yield self._whole(page)
         finally:
             self.close()
@@ -874,6 +916,7 @@ class apaginate(Walk, AsyncIterator[Any]):
     """
 
     _loop: AsyncIterator[Any] | None = None
+    _walker: object = None  # the loop that walks now: one left earlier stops nothing
 
     def __post_init__(self) -> None:
         if not isinstance(self.client, httpx.AsyncClient):
@@ -881,6 +924,7 @@ class apaginate(Walk, AsyncIterator[Any]):
         super().__post_init__()
 
     async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        mine = self._walker = object()
         try:
             while True:
                 for item in self._rest:
@@ -889,7 +933,8 @@ class apaginate(Walk, AsyncIterator[Any]):
                 if await self._turn() is None:
                     return
         finally:
-            await self.aclose()
+            if self._walker is mine:
+                await self.aclose()
 
     async def __anext__(self) -> Any:
         self._loop = self._loop or aiter(self)
@@ -897,11 +942,13 @@ class apaginate(Walk, AsyncIterator[Any]):
 
     async def pages(self) -> AsyncGenerator[Page, None]:
         """Yield pages instead of items, each with its raw response."""
+        mine = self._walker = object()
         try:
-            while page := await self._turn():
+            while page := self._left() or await self._turn():
                 yield self._whole(page)
         finally:
-            await self.aclose()
+            if self._walker is mine:
+                await self.aclose()
 
     async def aclose(self) -> None:
         """Cancel the pages on their way; the walk can still be taken up again."""
@@ -936,15 +983,23 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _origin(url: httpx.URL) -> str:
     """Return scheme, host and port; a default port is left out (RFC 6454 §6.2)."""
-    return f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}")
 
 
 def _fill(first: httpx.Request, address: Address) -> dict[str, Any]:
     """Return the first request's JSON body with the address's values in it."""
-    body = json.loads(first.content)
+    body: Any = None
+    with suppress(ValueError):
+        body = json.loads(first.content)
+    if not isinstance(body, dict):
+        raise ValueError(
+            "a cursor in the body needs a first request with a JSON object"
+        )
+    filled: dict[str, Any] = body
     for path, leaf in address.body.items():
-        body = _put(body, path, leaf)
-    return cast("dict[str, Any]", body)
+        filled = _put(filled, path, leaf)
+    return filled
 
 
 if __name__ == "__main__":

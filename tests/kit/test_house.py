@@ -23,7 +23,7 @@ from patterns._kit.needs import imported
 PATTERNS = catalogue()
 LONGEST_FILE = 450
 # One file by contract: seven styles, the Link parser, and the walk for both clients.
-LONGER = {"pagination/paginator": 950}
+LONGER = {"pagination/paginator": 1020}
 LONGEST_FUNCTION = 45
 SPDX = [
     "# SPDX-FileCopyrightText: 2026 The API integration patterns authors",

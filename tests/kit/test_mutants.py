@@ -23,9 +23,29 @@ pagination/paginator test_loops[cursor-ABA-3]
         if (before := seen.get(plan.mark)) == answer.number:
 ===
 pagination/paginator test_other_origins
-    return f"{url.scheme}://{url.host}" + (f":{url.port}" if url.port else "")
+    return f"{url.scheme}://{host}" + ("" if url.port is None else f":{url.port}")
 ---
-    return f"//{url.host}"
+    return f"//{host}"
+===
+pagination/paginator test_origins_of_addresses
+    host = f"[{url.host}]" if ":" in url.host else url.host
+---
+    host = url.host
+===
+pagination/paginator test_no_end_in_a_window
+            if self.max_pages is None and number > _ENDLESS:
+---
+            if self.max_pages is None and number > 100 * _ENDLESS:
+===
+pagination/paginator test_async_loop_taken_up_at_once
+            if self._walker is mine:
+                await self.aclose()
+
+    async def __anext__
+---
+            await self.aclose()
+
+    async def __anext__
 ===
 pagination/paginator test_other_origins
         if url.userinfo and url.userinfo != self._first.url.userinfo:
@@ -38,9 +58,9 @@ pagination/paginator test_redirect_to_another_origin
             pass
 ===
 pagination/paginator test_offset_moves_by_what_came
-        return _count_on(answer, self.param, n * len(answer.items), end)
+        by = n * len(answer.items)
 ---
-        return _count_on(answer, self.param, n * (self.limit or 7), end)
+        by = n * (self.limit or 7)
 ===
 pagination/paginator test_resume
         saved = json.dumps([number, index, url, address.params, address.body])
@@ -48,7 +68,7 @@ pagination/paginator test_resume
         saved = json.dumps([number, 0, url, address.params, address.body])
 ===
 pagination/paginator test_checkpoint_leaves_out_what_the_first_request_has
-            if pair in given:
+            if value and value in values:
 ---
             if False:
 ===
@@ -73,9 +93,9 @@ pagination/paginator test_prefetch_asks_for_no_more
         for _ in range(self.prefetch + 1 - len(self._ahead)):
 ===
 pagination/paginator test_malformed_link_is_no_end
-        if target is None and _scan(value)[1]:
+        if any(_scan(value)[1] for value in values):
 ---
-        if target is None and not value:
+        if not values and self.rel is None:
 ===
 pagination/paginator test_has_more_without_token
         if value in (_ABSENT, None) and more:

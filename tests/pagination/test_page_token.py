@@ -101,7 +101,14 @@ def test_no_key(keys):
         page_token.PageTokens(*keys)
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+@pytest.mark.parametrize("key", [32, [107] * 32, None, bytearray(KEY)])
+def test_key_of_another_type(key):
+    """A number is no key: `bytes(32)` would be 32 known ones."""
+    with pytest.raises(TypeError, match="bytes or text"):
+        page_token.PageTokens(key)
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf")])
 def test_no_lifetime(ttl):
     """A lifetime of nothing is refused when the tokens are set up."""
     with pytest.raises(ValueError, match="more than 0 seconds"):
@@ -230,9 +237,19 @@ def test_query_scope_with_names_twice():
         def multi_items(self):
             return [("kind", "b"), ("kind", "a")]
 
-    twice = [["kind", "a"], ["kind", "b"]]
-    for query in (Multi(kind="a"), [("kind", "a"), ("kind", "b")]):
+    class Lists(dict):
+        def lists(self):
+            return [("kind", ["b", "a"])]
+
+    twice = [["kind", "b"], ["kind", "a"]]
+    pairs = [("kind", "b"), ("kind", "a")]
+    for query in (Multi(kind="a"), Lists(kind="a"), pairs):
         assert page_token.query_scope("/e", query) == ["/e", "", twice]
+    assert page_token.query_scope("/e", pairs[::-1]) != ["/e", "", twice]
+    assert page_token.query_scope("/e", [("a", 1), ("a", None)])[2] == [
+        ["a", 1],
+        ["a", None],
+    ]
 
 
 def test_query_scope_with_own_names():
@@ -294,6 +311,8 @@ def test_backwards():
         ([5, "id"], "three words"),
         ([("a", 5), "id"], "three words"),
         ([""], "three words"),
+        (["nulls desc id", "id"], "asc or desc"),
+        ([("", "desc"), "id"], "not a plain"),
     ],
 )
 def test_orders_refused(order, message):
@@ -321,6 +340,20 @@ def test_positions_refused(after, message):
     """A position that does not fit the order is refused."""
     with pytest.raises(ValueError, match=message):
         page_token.keyset(["created", "id"], after=after)
+
+
+@pytest.mark.parametrize("position", ["xy", 5, {"created": 1, "id": 2}, b"xy"])
+def test_positions_that_are_no_lists(position):
+    """A position is a list of values, and nothing that merely can be taken apart."""
+    with pytest.raises(ValueError, match="list of the columns"):
+        page_token.keyset(["created", "id"], after=position)
+
+
+@pytest.mark.parametrize("placeholder", ["$1", ":p", "'; drop table t", ""])
+def test_placeholders(placeholder):
+    """Only placeholders that may be repeated as they are will do."""
+    with pytest.raises(ValueError, match="placeholder"):
+        page_token.keyset(["id"], after=[1], placeholder=placeholder)
 
 
 def test_one_side_at_a_time():

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import itertools
 import json
+import pickle
 import threading
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -262,6 +263,24 @@ def test_cursor_in_body():
     assert seen[1] == {"Table": "t", "Start": start}
 
 
+@pytest.mark.parametrize("body", [b"", b"[1]", b"x=1"])
+@pytest.mark.parametrize(
+    "style", [paginator.Cursor("next", body="after"), paginator.Relay("data")]
+)
+def test_cursor_without_a_body(body, style):
+    """A cursor for the body needs one of JSON, and says so at the call."""
+    first = httpx.Request("POST", BASE, content=body)
+    with httpx.Client() as client, pytest.raises(ValueError, match="JSON object"):
+        paginator.paginate(client, first, style)
+
+
+@pytest.mark.parametrize("style", [paginator.LinkHeader, None, "next"])
+def test_style_that_is_none(style):
+    """A style without its brackets is told at the call."""
+    with httpx.Client() as client, pytest.raises(TypeError, match="LinkHeader"):
+        paginator.paginate(client, BASE, style)
+
+
 def test_cursor_needs_a_place():
     """A cursor goes to the query or to the body, not to both or none."""
     for options in ({}, {"param": "a", "body": "b"}):
@@ -281,12 +300,21 @@ def test_cursor_from_header():
     assert walk(Server(answer), BASE, style) == [0, 1, 2]
 
 
-def test_function_that_fails():
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (lambda r: r.json()["data"], KeyError),
+        (lambda r: next(iter(r.json()["rows"])), StopIteration),
+        (lambda r: 1 / len(r.json()["rows"]), ZeroDivisionError),
+    ],
+)
+def test_function_that_fails(function, error):
     """A function that cannot read a page makes it an unexpected page."""
     server = Server(lambda request: {"rows": []})
-    found = walk(server, BASE, CURSOR, items=lambda r: r.json()["data"])
+    found = walk(server, BASE, CURSOR, items=function)
     assert isinstance(found, paginator.UnexpectedPage)
-    assert isinstance(found.__cause__, KeyError)
+    assert isinstance(found.__cause__, error)
+    assert str(pickle.loads(pickle.dumps(found))) == str(found)
 
 
 @pytest.mark.parametrize("path", ["links.next", "@odata.nextLink", "meta.@x.next"])
@@ -316,6 +344,19 @@ def test_link_header_walk():
     server = Server(answer)
     assert walk(server, f"{BASE}/v1/items", paginator.LinkHeader()) == [1, 2, 3]
     assert {request.url.path for request in server.requests} == {"/v1/items"}
+
+
+def test_link_fields_are_read_one_by_one():
+    """A field that does not end hides no link in the next one."""
+
+    def answer(request):
+        headers = [("link", '</s.css>; rel=preload; title="x')]
+        more = [("link", "<?p=2>; rel=Next")] if not request.url.query else []
+        return httpx.Response(200, json=[1], headers=[*more, *headers])
+
+    found = walk(Server(answer), BASE, paginator.LinkHeader("NEXT"))
+    assert isinstance(found, paginator.UnexpectedPage)
+    assert found.number == 2
 
 
 def test_malformed_link_is_no_end():
@@ -500,6 +541,16 @@ def test_loop_to_the_first_page():
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("style", [paginator.Offset(), paginator.PageNumber()])
+def test_no_end_in_a_window(style, monkeypatch):
+    """Nor is a walk endless whose addresses are computed."""
+    monkeypatch.setattr(paginator, "_ENDLESS", 20)
+    server = Server(lambda request: {"data": [1, 2, 3]})
+    found = walk(server, BASE, style, items="data", concurrency=3)
+    assert isinstance(found, paginator.PaginationLoop)
+    assert len(server.requests) == 20
+
+
 def test_no_end(monkeypatch):
     """New tokens for ever are taken for a loop, unless the caller sets the limit."""
     monkeypatch.setattr(paginator, "_ENDLESS", 20)
@@ -515,11 +566,19 @@ def test_no_end(monkeypatch):
     assert len(server.requests) == 25
 
 
-@pytest.mark.parametrize("style", [paginator.Offset(5), paginator.PageNumber()])
+@pytest.mark.parametrize(
+    "style",
+    [
+        paginator.Offset(5),
+        paginator.PageNumber(),
+        paginator.Offset(total="total"),
+        paginator.PageNumber(pages="total"),
+    ],
+)
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_parameter_that_the_server_ignores(style, concurrency):
-    """The same records again, with no end told, are a loop."""
-    server = Server(lambda request: {"data": [{"id": 1}]})
+    """The same records again are a loop, whatever end is told."""
+    server = Server(lambda request: {"data": [{"id": 1}], "total": 9})
     found = walk(server, BASE, style, items="data", concurrency=concurrency)
     assert str(found) == "page 2 is page 1 again"
 
@@ -549,6 +608,8 @@ def test_equal_pages_of_numbers():
         "javascript:alert(1)",
         "file:///etc/passwd",
         "http:2",
+        "https://api.test:0/2",
+        "https://[::1]/2",
     ],
 )
 @pytest.mark.parametrize("style", [paginator.LinkHeader(), paginator.NextUrl()])
@@ -577,6 +638,24 @@ def test_same_origin_in_other_words(url):
         return {"data": [1], "next": url if request.url.path == "/" else None}
 
     assert walk(Server(answer), f"{BASE}/", paginator.NextUrl(), items="data") == [1, 1]
+
+
+def test_origins_of_addresses():
+    """An IPv6 address that ends in the first one's port is another host."""
+    target = "http://[2001:db8::1:8443]/steal"
+    server = Server(lambda request: {"data": [1], "next": target})
+    url = "http://[2001:db8::1]:8443/x"
+    found = walk(server, url, paginator.NextUrl(), items="data")
+    assert str(found) == (
+        "the next address leaves http://[2001:db8::1]:8443 for http://[2001:db8::1:8443]"
+    )
+
+
+@pytest.mark.parametrize("origins", ["https://eu.test", ["eu.test"], [""]])
+def test_origins_that_are_none(origins):
+    """What is no origin, or not several, is refused at the call."""
+    with httpx.Client() as client, pytest.raises(ValueError, match="origins are"):
+        paginator.paginate(client, BASE, CURSOR, origins=origins)
 
 
 def test_allowed_origins():
@@ -622,6 +701,24 @@ def test_redirect_to_another_origin(target):
     found = walk(server, BASE, CURSOR, items="data")
     assert isinstance(found, paginator.CrossOriginNext)
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("follow", [True, False])
+@pytest.mark.parametrize(
+    "target", ["https://xn--a/", "mailto:x@y", "javascript:1", "https:{v1.x", "http://"]
+)
+def test_redirect_nowhere(target, follow):
+    """A redirect to what is no address ends the walk in the module's own error."""
+
+    def answer(request):
+        return httpx.Response(302, headers={"location": target})
+
+    server = Server(answer, follow_redirects=follow)
+    try:
+        found = walk(server, BASE, CURSOR, items="data")
+    except httpx.RemoteProtocolError:  # httpx's own word for a Location it cannot read
+        found = None
+    assert found is None or isinstance(found, paginator.PaginationError)
 
 
 def test_redirect_inside_the_origin():
@@ -730,6 +827,15 @@ def test_total_of_another_type(total):
     assert "wanted int at 'total'" in str(found)
 
 
+@pytest.mark.parametrize("total", [-1, -2])
+def test_total_that_is_unknown(total):
+    """A negative total, some servers' word for unknown, is no end."""
+    server = Server(lambda request: {"data": [1], "total": total})
+    for style in (paginator.Offset(total="total"), paginator.PageNumber(pages="total")):
+        found = walk(server, BASE, style, items="data")
+        assert "wanted a count, saw a negative number" in str(found)
+
+
 @pytest.mark.parametrize("status", [204, 304, 400, 404, 429, 500])
 def test_status(status):
     """Other than 2xx is both a PaginationError and an httpx.HTTPStatusError."""
@@ -764,7 +870,7 @@ def test_garbled_encoding():
             yield self.data
 
     found = walk(Server(answer), BASE, CURSOR, items="data")
-    assert str(found) == "page 1: wanted a body, saw DecodingError"
+    assert str(found) == "page 1: wanted an answer, saw DecodingError"
 
 
 def test_transport_errors_pass():
@@ -874,6 +980,34 @@ def test_pages():
     assert [page.number for page in pages] == [1, 2, 3]
     assert pages[2].response.json()["data"] == [4, 5]
     assert told == pages
+
+
+def test_pages_after_items():
+    """Pages begin with what a loop over items has left of one."""
+    with Server(tokens(PAGES)).client() as client:
+        found = paginator.paginate(client, BASE, CURSOR, items="data")
+        assert next(found) == 1
+        pages = [page.items for page in found.pages()]
+    assert pages == [[2, 3], [], [4, 5], [6]]
+
+
+def test_progress_that_fails():
+    """A page whose progress cannot be told is not lost."""
+    told = []
+
+    def tell(page):
+        told.append(page.number)
+        if told == [1, 2, 3]:
+            raise OSError("no terminal")
+
+    with Server(tokens(PAGES)).client() as client:
+        found = paginator.paginate(client, BASE, CURSOR, items="data", on_page=tell)
+        pages = found.pages()
+        taken = [*next(pages).items, *next(pages).items]
+        with pytest.raises(OSError, match="terminal"):
+            next(pages)
+        taken += [item for page in found.pages() for item in page.items]
+    assert taken == ALL
 
 
 def test_pages_async():
@@ -1039,7 +1173,7 @@ def test_resume_sends_the_key_again():
     again = server.requests[2].url
     assert again.params["api_key"] == SECRET
     assert again.params["page"] == "2"
-    assert "via" not in again.params  # an echo of the header, which is sent anyway
+    assert again.params["via"] == SECRET  # as the server had put it
     assert taken[-1] == 20
     assert rest[0] == 21
 
@@ -1117,6 +1251,52 @@ def test_goes_on_after_a_failure():
             with pytest.raises(httpx.ReadTimeout):
                 next(found)
             assert taken + list(found) == ALL
+
+
+@pytest.mark.parametrize(
+    ("url", "following"),
+    [
+        (f"{BASE}/?token=S%2Fs3cr3t==", "?token=S/s3cr3t==&page=2"),
+        (f"{BASE}/?key=s3cr3t==", "?k=s3cr3t%3D%3D&page=2"),
+        (f"{BASE}/", "?access%5Ftoken=s3cr3t&page=2"),
+        (f"{BASE}/", "?sid=s3cr3t-cookie&page=2"),
+        (f"{BASE}/", "?sid=s3cr3t%252Dcookie&page=2"),
+        (f"{BASE}/bots3cr3t/", "/bots3cr3t/?page=2"),
+        (f"{BASE}//s3cr3t/", "?page=2"),
+    ],
+)
+def test_checkpoint_holds_no_secret_in_disguise(url, following):
+    """However a next address spells a credential, a checkpoint does not hold it."""
+
+    def answer(request):
+        last = "page" in request.url.params
+        return {"data": [1, 2], "next": None if last else following}
+
+    style = paginator.NextUrl()
+    server = Server(answer, cookies={"sid": "s3cr3t-cookie"})
+    with server.client() as client:
+        first = paginator.paginate(client, url, style, items="data")
+        assert [next(first) for _ in range(3)] == [1, 2, 1]
+        saved = first.checkpoint()
+        assert "s3cr3t" not in saved
+        rest = paginator.paginate(client, url, style, items="data", resume=saved)
+        assert list(rest) == [2]
+    assert server.requests[-1].url.params["page"] == "2"
+    assert server.requests[-1].url.path == server.requests[0].url.path
+
+
+def test_checkpoint_of_a_resumed_walk():
+    """A resumed walk that got no page yet has the checkpoint it began with."""
+    with Server(link_rows).client() as client:
+        style = paginator.LinkHeader()
+        first = paginator.paginate(client, f"{BASE}/", style)
+        taken = [next(first) for _ in range(5)]
+        saved = first.checkpoint()
+        again = paginator.paginate(client, f"{BASE}/", style, resume=saved)
+        assert again.checkpoint() == saved
+        rest = paginator.paginate(client, f"{BASE}/", style, resume=again.checkpoint())
+        whole = list(paginator.paginate(client, f"{BASE}/", style))
+        assert taken + list(rest) == whole
 
 
 def test_resume_on_another_path():
@@ -1458,6 +1638,37 @@ def test_async_loop_taken_up_again():
             return taken
 
     assert asyncio.run(collect()) == ALL
+
+
+def test_async_loop_taken_up_at_once():
+    """The loop that was left early stops nothing of the one that goes on."""
+
+    async def collect(prefetch):
+        async with Server(tokens([[n] for n in range(9)])).async_client() as client:
+            found = paginator.apaginate(
+                client, BASE, CURSOR, items="data", prefetch=prefetch
+            )
+            taken = []
+            for stop in (0, 1, 4, 9):
+                async for item in found:
+                    taken.append(item)
+                    if item == stop:
+                        break
+            return taken
+
+    for prefetch in (1, 2, 3):
+        assert asyncio.run(collect(prefetch)) == list(range(9))
+
+
+def test_streamed_body():
+    """A body given as a generator is sent with its length, and only so."""
+    first = httpx.Request("POST", BASE, content=(part for part in [b"{}", b"  "]))
+    server = Server(tokens(PAGES))
+    with server.client() as client:
+        assert list(paginator.paginate(client, first, CURSOR, items="data")) == ALL
+    for request in server.requests:
+        assert request.headers["content-length"] == "4"
+        assert "transfer-encoding" not in request.headers
 
 
 def test_compressed_pages():
