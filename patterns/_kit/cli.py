@@ -271,6 +271,11 @@ class _Command:
 
     def _one(self, name: str) -> Pattern:
         found = [p for p in self.patterns if p.name == name]
+        below = [p.name for p in self.patterns if p.folder == name.rstrip("/")]
+        if below:
+            self.args.usage_error(
+                f"{name!r} is a folder: name one of {', '.join(below)}"
+            )
         return found[0] if found else self._no_such(name)
 
     def _named(self, names: Iterable[str]) -> list[Pattern]:

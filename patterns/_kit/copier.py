@@ -375,7 +375,12 @@ class Kit:
             return Change(path, "unchanged", copy.header.name, "has its line already")
         row = self._recognise(copy.body)
         if row is None:
-            return Change(path, "refused", None, "its text is no released pattern")
+            return Change(
+                path,
+                "refused",
+                None,
+                "its text is no released pattern: adopt before you edit",
+            )
         header = Header(DISTRIBUTION, row.version, row.name, row.sha256)
         write = Write(path, copy.render(header, copy.body), copy.raw)
         return Change(path, "adopt", row.name, f"as {row.version}", write)

@@ -248,10 +248,11 @@ def keyset(
             be in the order, or rows that tie are lost between pages.
         placeholder: `?` for SQLite, `%s` for psycopg.
 
-    Columns of one direction without NULLs are compared as a row value, which an index
-    on them in that order serves. Otherwise the form is bounded: `a >= ? AND (a > ? OR
-    b < ?)`, since `a > ? OR (a = ? AND b < ?)` makes SQLite read all rows before. A
-    column that may be NULL is right, but no index bounds it: sort deep lists by others.
+    Columns of one direction without NULLs are compared as a row value, which SQLite and
+    PostgreSQL serve from an index on them in that order. Otherwise the form is bounded,
+    `a >= ? AND (a > ? OR b < ?)`, since `a > ? OR (a = ? AND b < ?)` makes SQLite read
+    all rows before. With NULLs last, or behind a NULL, the rows are right but no index
+    bounds them: sort deep lists by columns without NULLs.
 
     Raises:
         ValueError: the order is not total, a column's name is not plain, or the

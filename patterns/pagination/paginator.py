@@ -10,7 +10,7 @@
 of items; a style says how a page names the next. A walk ends only where the server
 says so, refuses to go round in circles or to carry credentials to another origin, and
 resumes from a checkpoint. Not for a list that fits one response; retries and rate
-limits belong into the client's transport. Follows RFC 8288 §3 and appendix B (Link),
+limits belong in the client's transport. Follows RFC 8288 §3 and appendix B (Link),
 RFC 3986 §5 (relative references), RFC 6454 §4 (origin) and AIP-158 (tokens).
 """
 

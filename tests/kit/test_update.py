@@ -409,7 +409,7 @@ def test_adopt_refuses_what_it_does_not_know(run: Run, kit: Any, project: Path) 
     (project / "mine.py").write_text(source + "# mine\n", "utf-8")
     ran = run("adopt", "hand.py", "mine.py")
     assert ran.status == 1
-    assert "its text is no released pattern" in ran.err
+    assert "its text is no released pattern: adopt before you edit" in ran.err
     assert (project / "hand.py").read_text("utf-8") == source
 
 

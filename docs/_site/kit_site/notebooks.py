@@ -148,7 +148,11 @@ def output(item: dict[str, Any], label: str = "Plot") -> str:
     best = next((known for known in _KINDS if known in data), None)
     if best is None:
         return ""
-    return _data(best, joined(data[best]), label)
+    shown = _data(best, joined(data[best]), label)
+    words = joined(data.get("text/plain", ""))
+    if best.startswith("image/") and words and not words.startswith("<"):
+        shown += f'<p class="kit-caption">{html.escape(words)}</p>'
+    return shown
 
 
 def _data(kind: str, text: str, label: str) -> str:

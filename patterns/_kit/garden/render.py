@@ -308,7 +308,8 @@ def nav_lines(vault: Vault) -> Iterator[str]:
             yield f"  {_entry(synthesis, 'Synthesis')}"
         listed = dict.fromkeys(page.path for _, page in vault.listed(title))
         yield from _section(title, map(_entry, listed))
-    yield from _section("Notebooks", map(_entry, vault.notebooks))
+    books = sorted(vault.notebooks, key=lambda path: not path.endswith("/start.ipynb"))
+    yield from _section("Notebooks", map(_entry, books))
     yield from _section("Reference", _reference(vault))
     yield from _section("Guides", map(_entry, guides))
     for path, page in top.items():
