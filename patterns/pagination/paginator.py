@@ -536,7 +536,7 @@ class Walk:
         self._last: Answer | None = None  # the page being consumed
         self._index = 0  # how many items of it have been handed out
         self._rest: Iterator[Any] = iter(())  # those that have not
-        self._ahead: deque[tuple[bytes, Any]] = deque()  # pages on their way
+        self._ahead: deque[tuple[Address | None, Any]] = deque()  # pages on their way
         self._seen: dict[bytes, int] = {}  # the requests sent, with their page number
         if self.resume is not None:
             self._start = self._restore(self.resume)
@@ -637,18 +637,19 @@ class Walk:
         """Start what may be fetched while a page is being consumed."""
         for _ in range(self.prefetch - len(self._ahead)):  # a chain, one after another
             tail = self._ahead[-1][1] if self._ahead else answer
-            self._ahead.append((b"", self._spawn(self._after, tail, self._seen)))
+            self._ahead.append((None, self._spawn(self._after, tail, self._seen)))
         if self.concurrency > 1:  # a window of computed addresses
-            plans = list(self._window(answer))
-            held = [mark for mark, _ in self._ahead]
-            if held != [plan.mark for plan in plans[: len(held)]]:
+            window = list(self._window(answer))
+            held = [address for address, _ in self._ahead]
+            if held != window[: len(held)]:
                 while self._ahead:  # a page came up short: what is behind it moved
                     self._ahead.pop()[1].cancel()
-            for plan in plans[len(self._ahead) :]:
-                self._ahead.append((plan.mark, self._spawn(self._fetch, plan, 0)))
+            for address in window[len(self._ahead) :]:
+                plan = self._plan(address, answer, answer.number + 1 + len(self._ahead))
+                self._ahead.append((address, self._spawn(self._fetch, plan, 0)))
 
-    def _window(self, answer: Answer) -> Iterator[_Plan]:
-        """Compute the requests that may be under way at once after a page."""
+    def _window(self, answer: Answer) -> Iterator[Address]:
+        """Compute the addresses that may be under way at once after a page."""
         for n in range(1, self.concurrency + 1):
             count, number = (
                 answer.count + (n - 1) * len(answer.items),
@@ -661,7 +662,7 @@ class Walk:
             address = self.style.jump(answer, n)
             if address is None:
                 return
-            yield self._plan(address, answer, number)
+            yield address
 
     async def _fetch(self, plan: _Plan, before: int) -> Answer:
         """Fetch one page and find its items."""

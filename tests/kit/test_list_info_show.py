@@ -84,6 +84,14 @@ def test_a_name_that_does_not_exist_is_a_usage_error(
         assert ran.out == ""
 
 
+@pytest.mark.parametrize("command", ["info", "show"])
+def test_a_folder_is_not_one_pattern(run: Run, command: str) -> None:
+    """Where one pattern is wanted, a folder's are named."""
+    ran = run(command, "paging")
+    assert ran.status == 2
+    assert "'paging' is a folder: name one of paging/" in ran.err
+
+
 @pytest.mark.parametrize(
     "argv", [[], ["nope"], ["add", "paging"], ["info"], ["list", "--nope"], ["diff"]]
 )
