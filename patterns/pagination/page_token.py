@@ -251,8 +251,8 @@ def keyset(
     Columns of one direction without NULLs are compared as a row value, which SQLite and
     PostgreSQL serve from an index on them in that order. Otherwise the form is bounded,
     `a >= ? AND (a > ? OR b < ?)`, since `a > ? OR (a = ? AND b < ?)` makes SQLite read
-    all rows before. With NULLs last, or behind a NULL, the rows are right but no index
-    bounds them: sort deep lists by columns without NULLs.
+    all rows before. A column with NULLs gives the right rows, but an index may not
+    bound them: sort deep lists by columns without.
 
     Raises:
         ValueError: the order is not total, a column's name is not plain, or the

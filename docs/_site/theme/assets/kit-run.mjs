@@ -14,7 +14,7 @@ def _show(value):
         make = getattr(value, name, None)
         data = make() if callable(make) else None
         if data:
-            _shown.append((kind, data))
+            _shown.append((kind, data, repr(value)))
             return
     _shown.append(("text", repr(value)))
 

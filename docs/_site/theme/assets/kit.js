@@ -84,7 +84,8 @@
   const shapes = {
     text: (data) => `<pre class="kit-out" tabindex="0">${escaped(data)}</pre>`,
     error: (data) => `<pre class="kit-out kit-err" tabindex="0">${escaped(data)}</pre>`,
-    svg: (data) => `<div class="kit-plot">${data}</div>`,
+    svg: (data, words) => `<div class="kit-plot" tabindex="0">${data}</div>` +
+      (words.startsWith("<") ? "" : `<p class="kit-caption">${escaped(words)}</p>`),
     html: (data) => `<div class="kit-html" tabindex="0">${data}</div>`,
   };
   const plain = (box) => (box ? box.textContent.replace(/\s+/g, " ").trim() : "");
@@ -112,7 +113,7 @@
         const box = document.querySelector(`.kit-outputs[data-kit-cell="${n}"]`);
         const before = plain(box);
         if (box) {
-          box.innerHTML = outputs.map(([kind, data]) => shapes[kind](data)).join("");
+          box.innerHTML = outputs.map(([kind, ...data]) => shapes[kind](...data)).join("");
           box.hidden = outputs.length === 0;
           if (plain(box) !== before) other += 1;
         }
