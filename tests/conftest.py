@@ -34,7 +34,8 @@ PATIENCE = 60.0  # seconds until a server that does not answer is given up
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that these tests use."""
+    """Register the marks that these tests use; keep our options from other runs."""
+    os.environ.pop("PYTEST_ADDOPTS", None)  # read by now; some tests start a pytest
     config.addinivalue_line(
         "markers",
         "peer_behaviour: states what somebody else's release does; its failure is news "
