@@ -639,7 +639,11 @@ class Walk:
             tail = self._ahead[-1][1] if self._ahead else answer
             self._ahead.append((None, self._spawn(self._after, tail, self._seen)))
         if self.concurrency > 1:  # a window of computed addresses
-            window = list(self._window(answer))
+            window: list[Address] = []
+            with suppress(
+                PaginationError
+            ):  # told in its turn, behind this page's items
+                window.extend(self._window(answer))
             held = [address for address, _ in self._ahead]
             if held != window[: len(held)]:
                 while self._ahead:  # a page came up short: what is behind it moved

@@ -827,6 +827,25 @@ def test_total_of_another_type(total):
     assert "wanted int at 'total'" in str(found)
 
 
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_items_come_before_an_error_behind_them(concurrency):
+    """A page that does not tell the end gives its items before the error."""
+
+    def answer(request):
+        at = int(request.url.params["offset"])
+        return {"data": [at, at + 1], **({"total": 9} if at < 2 else {})}
+
+    style, taken = paginator.Offset(total="total"), []
+    with Server(answer).client() as client:
+        found = paginator.paginate(
+            client, BASE, style, items="data", concurrency=concurrency
+        )
+        taken += [next(found) for _ in range(4)]
+        with pytest.raises(paginator.UnexpectedPage, match="page 2: wanted int"):
+            next(found)
+    assert taken == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("total", [-1, -2])
 def test_total_that_is_unknown(total):
     """A negative total, some servers' word for unknown, is no end."""
