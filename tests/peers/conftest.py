@@ -7,15 +7,16 @@ import importlib
 import itertools
 import os
 import sys
-import types
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from patterns.pagination import paginator as original
+sys.path.insert(0, str(Path(__file__).parent))  # for the files beside this one
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the servers beside this file
+from over import over
+
+from patterns.pagination import paginator
 
 os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"  # dlt: nothing leaves the loopback
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
@@ -37,7 +38,7 @@ class Walker:
 
     def __init__(self, package: str, kind: str) -> None:
         self.http: Any = importlib.import_module(package)
-        self.paginator: Any = over(package)
+        self.paginator: Any = over(paginator, package)
         self.kind = kind
 
     def walk(
@@ -87,22 +88,6 @@ class Walker:
                 return Walked(items, walk.checkpoint())
 
         return asyncio.run(main())
-
-
-def over(package: str) -> Any:
-    """Return the paginator over another httpx package, made from its text."""
-    name = f"paginator_over_{package}"
-    if package == "httpx":
-        return original
-    if name not in sys.modules:
-        text = Path(original.__file__).read_text(encoding="utf-8")
-        line = "\nimport httpx\n"
-        assert text.count(line) == 1
-        module = types.ModuleType(name)
-        sys.modules[name] = module  # dataclasses look their module up
-        text = text.replace(line, f"\nimport {package} as httpx\n")
-        exec(compile(text, f"{original.__file__} over {package}", "exec"), vars(module))
-    return sys.modules[name]
 
 
 @pytest.fixture(

@@ -10,28 +10,17 @@ import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from claims import state
 from hostile import Astray, Circle
 
 pytestmark = pytest.mark.peer_behaviour
 OCTOKIT = ("@octokit/core@7.0.6", "@octokit/plugin-paginate-rest@16.0.0")
 CAP = 60  # pages after which a walk counts as endless
-
-
-def state(holds: bool, seen_in: str, claim: str, installed: str = "") -> None:
-    """Check a claim about a peer; where it no longer holds, say what that means."""
-    installed = installed or version(seen_in.split()[0])
-    if not holds:
-        pytest.fail(
-            f"seen in {seen_in}: {claim}. The installed {installed} does not: revise "
-            "this test and what the notes say of it.",
-            pytrace=False,
-        )
 
 
 def dlt(base: str, paginator: Any, **options: Any) -> Iterable[Any]:

@@ -1,0 +1,1 @@
+"""HTTP Error Response Patterns: read errors, retry them, and stop asking."""
