@@ -105,29 +105,29 @@ class _Window:
     def __init__(self, seconds: float) -> None:
         self.width = seconds / _BUCKETS
         self.calls = self.failures = 0
-        self._buckets: deque[list[int]] = (
-            deque()
-        )  # number of the tenth, calls, failures
+        self.last: list[int] = [0, 0, 0]  # the tenth's number, its calls, its failures
+        self.buckets = deque([self.last])
 
-    def slide(self, now: float) -> int:
+    def slide(self, now: float) -> None:
         """Drop what is too old, or lies far ahead since the clock was set back."""
         tenth = int(now // self.width)
-        last = self._buckets[-1][0] if self._buckets else tenth
-        if last - _BUCKETS < tenth < last:  # a clock that trembles
-            tenth = last
-        while self._buckets and not tenth - _BUCKETS < self._buckets[0][0] <= tenth:
-            _, calls, failures = self._buckets.popleft()
+        if self.last[0] - _BUCKETS < tenth <= self.last[0]:  # a clock that trembles
+            return
+        while self.buckets and not tenth - _BUCKETS < self.buckets[0][0] < tenth:
+            _, calls, failures = self.buckets.popleft()
             self.calls, self.failures = self.calls - calls, self.failures - failures
-        return tenth
+        self.last = [tenth, 0, 0]
+        self.buckets.append(self.last)
 
     def add(self, now: float, failed: bool) -> None:
         """Count a call."""
-        tenth = self.slide(now)
-        if not self._buckets or self._buckets[-1][0] != tenth:
-            self._buckets.append([tenth, 0, 0])
-        self._buckets[-1][1] += 1
-        self._buckets[-1][2] += failed
-        self.calls, self.failures = self.calls + 1, self.failures + failed
+        if now // self.width != self.last[0]:
+            self.slide(now)
+        self.last[1] += 1
+        self.calls += 1
+        if failed:
+            self.last[2] += 1
+            self.failures += 1
 
 
 class Permit:
@@ -229,7 +229,8 @@ class CircuitBreaker:
         with self._lock:
             moved = self._look(self._clock())
             state = self._state
-        self._announce(moved)
+        if moved:
+            self._announce(*moved)
         return state
 
     @property
@@ -245,6 +246,8 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: no call may pass now.
         """
+        if self._state == "closed":
+            return Permit(self, self._period)
         with self._lock:
             now = self._clock()
             moved = self._look(now)
@@ -253,7 +256,8 @@ class CircuitBreaker:
                 wait = self._left(now)
             elif self._state == "half_open":
                 wait = self._lease(permit, now)
-        self._announce(moved)
+        if moved:
+            self._announce(*moved)
         if wait > 0:
             name = f" of {self.name}" if self.name else ""
             told = f"the circuit{name} is open; a probe may pass in {wait:.3g} s"
@@ -312,7 +316,7 @@ class CircuitBreaker:
                 return
             if self._state == "closed" and success is not None:
                 self._window.add(now, not success)
-                rate = self._rate()
+                rate = self._rate() if self._window.failures else None
                 if rate is not None and rate >= self.failure_rate_threshold:
                     moved = self._move("the failure rate is reached", now)
             elif self._leases.pop(permit, None) and success is not None:
@@ -321,14 +325,13 @@ class CircuitBreaker:
                     moved = self._move("the probe fails", now)
                 elif self._successes == self.permitted_calls_in_half_open:
                     moved = self._move("the probe succeeds", now)
-        self._announce(moved)
-
-    def _announce(self, moved: _Moved | None) -> None:
         if moved:
-            old, new, event = moved
-            _log.info("circuit %s: %s -> %s, as %s", self.name, old, new, event)
-            if self.on_transition:
-                self.on_transition(self, old, new)
+            self._announce(*moved)
+
+    def _announce(self, old: State, new: State, event: str) -> None:
+        _log.info("circuit %s: %s -> %s, as %s", self.name, old, new, event)
+        if self.on_transition:
+            self.on_transition(self, old, new)
 
 
 class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -370,9 +373,10 @@ class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
         A thousand are kept; then a closed one makes room, or else the oldest.
         """
-        url = httpx.URL(url)
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        origin = f"{url.scheme}://{host}" + (f":{url.port}" if url.port else "")
+        url = url if isinstance(url, httpx.URL) else httpx.URL(url)
+        origin = f"{url.scheme}://{url.netloc.decode()}"
+        if (breaker := self._breakers.get(origin)) is not None:
+            return breaker
         with self._lock:
             if origin not in self._breakers:
                 if len(self._breakers) >= _ORIGINS:

@@ -296,11 +296,11 @@ def _retry_after(response: httpx.Response, now: datetime) -> float | None:
     return max((wait for wait in waits if wait is not None), default=None)
 
 
-def _replayable(request: httpx.Request) -> bool:
+def _replayable(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bool:
     """Tell whether a body can be sent again: bytes, or a form whose files rewind."""
-    if isinstance(request.stream, httpx.ByteStream):
+    if isinstance(stream, httpx.ByteStream):
         return True
-    fields = getattr(request.stream, "fields", None)  # httpx's multipart form
+    fields = getattr(stream, "fields", None)  # httpx's multipart form
     files = [getattr(field, "file", b"") for field in fields or ()]
     rewind = (
         isinstance(f, bytes | str) or getattr(f, "seekable", bool)() for f in files
@@ -311,26 +311,33 @@ def _replayable(request: httpx.Request) -> bool:
 class _Call:
     """One call with all its attempts: what the loops of both clients share."""
 
+    __slots__ = (
+        "began",
+        "given",
+        "number",
+        "parent",
+        "policy",
+        "replayable",
+        "request",
+    )
+
     def __init__(self, parent: RetryTransport, request: httpx.Request) -> None:
-        self.parent, self.request, self.extensions = parent, request, request.extensions
-        self.policy: RetryPolicy = request.extensions.get("retry", parent.policy)
-        self.number, self.began = 0, parent.clock()
+        self.parent, self.request, self.given = parent, request, request.extensions
+        self.policy: RetryPolicy = self.given.get("retry") or parent.policy
+        self.number, self.began = 1, parent.clock()
         # Asked first: a transport below may read a stream, and leave bytes behind.
-        self.replayable = _replayable(request)
+        self.replayable = _replayable(request.stream)
         if self.policy.budget is not None:
             self.policy.budget.deposit()
 
-    def start(self) -> float | None:
-        """Begin an attempt; return the seconds there are for it, or None."""
-        self.number += 1
-        if self.policy.deadline is None:
-            return None
-        left, given = self.left(), self.extensions.get("timeout", {})
+    def limit(self) -> float:
+        """Hold the next attempt to the deadline, and return the seconds it has."""
+        left, given = self.left(), self.given.get("timeout", {})
         times = {
             name: left if given.get(name) is None else min(given[name], left)
             for name in ("connect", "read", "write", "pool")
         }
-        self.request.extensions = {**self.extensions, "timeout": times}
+        self.request.extensions = {**self.given, "timeout": times}
         return left
 
     def left(self) -> float:
@@ -345,25 +352,29 @@ class _Call:
         told = f"{self.policy.deadline:g} s passed in attempt {self.number}"
         return DeadlineExceeded(told, request=self.request)
 
-    def settle(self, outcome: httpx.Response | Exception) -> float | None:
-        """Return the seconds to wait for the next attempt, or None if there is none."""
-        self.request.extensions = self.extensions
-        if isinstance(outcome, Exception):
-            step = self._decide(outcome, None)
-        elif outcome.status_code in self.policy.retry_statuses:
-            now = self.parent.now()
-            step = self._decide(outcome.status_code, _retry_after(outcome, now))
-        else:
-            step = Stop("final")
-            self._tell(logging.DEBUG, outcome.status_code, "final")
+    def failed(self, error: Exception) -> float | None:
+        """Return the seconds to wait after an error, or None to raise it."""
+        step = self._decide(error, None)
         if isinstance(step, Wait):
             return step.delay
-        if isinstance(outcome, Exception):
-            outcome.add_note(f"attempt {self.number}, the last one: {step.reason}")
-            return None
-        outcome.extensions |= {"attempts": self.number, "retry_stop": step.reason}
+        error.add_note(f"attempt {self.number}, the last one: {step.reason}")
+        return None
+
+    def answered(self, response: httpx.Response) -> float | None:
+        """Return the seconds to wait after an answer, or None to return it."""
+        reason = "final"
+        if response.status_code in self.policy.retry_statuses:
+            after = _retry_after(response, self.parent.now())
+            step = self._decide(response.status_code, after)
+            if isinstance(step, Wait):
+                return step.delay
+            reason, response.extensions["retry_after"] = step.reason, after
+        elif _log.isEnabledFor(logging.DEBUG):
+            self._tell(logging.DEBUG, response.status_code, reason)
+        response.extensions["attempts"] = self.number
+        response.extensions["retry_stop"] = reason
         if self.policy.deadline is not None:
-            outcome.stream = _Bounded(outcome.stream, self)
+            response.stream = _Bounded(response.stream, self)
         return None
 
     def _decide(
@@ -377,16 +388,16 @@ class _Call:
         )
         step = self.policy.decide(attempt, random=self.parent.random)
         told = f"again in {step.delay:.3g} s" if isinstance(step, Wait) else step.reason
-        self._tell(logging.INFO, outcome, told)
+        seen = type(outcome).__name__ if isinstance(outcome, Exception) else outcome
+        self._tell(logging.INFO, seen, told)
+        self.number += isinstance(step, Wait)
         return step
 
-    def _tell(self, level: int, outcome: int | Exception, told: str) -> None:
+    def _tell(self, level: int, seen: int | str, told: str) -> None:
         """Log the attempt; of the URL only the origin, since the rest may be secret."""
-        if _log.isEnabledFor(level):
-            url, error = self.request.url, isinstance(outcome, Exception)
-            seen = type(outcome).__name__ if error else outcome
-            words = (self.request.method, url.scheme, url.host, self.number, seen, told)
-            _log.log(level, "%s %s://%s: attempt %d: %s; %s", *words)
+        method, url = self.request.method, self.request.url
+        words = (method, url.scheme, url.host, self.number, seen, told)
+        _log.log(level, "%s %s://%s: attempt %d: %s; %s", *words)
 
 
 class _Bounded(httpx.SyncByteStream, httpx.AsyncByteStream):
@@ -475,34 +486,39 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         """Send a request until it is settled."""
         call = _Call(self, request)
         while True:
-            call.start()
+            if call.policy.deadline is not None:
+                call.limit()
             try:
                 response: httpx.Response = self._transport.handle_request(request)
             except httpx.TransportError as exc:
-                if (delay := call.settle(exc)) is None:
+                if (delay := call.failed(exc)) is None:
                     raise
             else:
-                if (delay := call.settle(response)) is None:
+                if (delay := call.answered(response)) is None:
                     return response
                 self._drain(response)
+            finally:
+                request.extensions = call.given
             self._sleep(delay)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request until it is settled."""
         call = _Call(self, request)
         while True:
-            left = call.start()
+            left = None if call.policy.deadline is None else call.limit()
             try:
                 work = self._transport.handle_async_request(request)
                 work = work if left is None else _within(left, work, call)
                 response: httpx.Response = await work
             except httpx.TransportError as exc:
-                if (delay := call.settle(exc)) is None:
+                if (delay := call.failed(exc)) is None:
                     raise
             else:
-                if (delay := call.settle(response)) is None:
+                if (delay := call.answered(response)) is None:
                     return response
                 await self._adrain(response)
+            finally:
+                request.extensions = call.given
             await self._asleep(delay)
 
     # An answer that nobody gets is read, within limits, so that its connection is kept.

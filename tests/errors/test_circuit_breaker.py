@@ -319,7 +319,7 @@ def test_clock_that_trembles():
     for n in range(999):
         clock.now = 1000.0 + 3 * (n % 2)
         report(breaker, False)
-    assert len(breaker._window._buckets) <= 10
+    assert len(breaker._window.buckets) <= 10
     assert breaker._window.calls == 999
 
 
@@ -337,8 +337,8 @@ def test_window_counts_right(steps):
         report(breaker, success)
         window = breaker._window
         assert 0 <= window.failures <= window.calls
-        assert window.calls == sum(calls for _, calls, _ in window._buckets)
-        assert len(window._buckets) <= 10
+        assert window.calls == sum(calls for _, calls, _ in window.buckets)
+        assert len(window.buckets) <= 10
 
 
 @given(

@@ -796,6 +796,24 @@ def a_block_without_its_marks(house):
     return path, house.line(path, "# Specs") - 1
 
 
+ERRORS = "docs/notes/HTTP Error Response Patterns.md"
+STATES = "<!-- states: written by patterns garden write -->"
+
+
+@defect("block-missing")
+def a_machine_without_its_diagram(house):
+    house.replace(ERRORS, STATES, "")
+    return ERRORS, house.line(ERRORS, "# HTTP Error Response Patterns") - 1
+
+
+@defect("stale-block")
+def a_diagram_of_another_machine(house):
+    module = "patterns/errors/circuit_breaker.py"
+    old, new = (f'("open", "the {word} is over")' for word in ("wait", "rest"))
+    house.replace(module, old, new)
+    return ERRORS, house.line(ERRORS, "open --> half_open")
+
+
 @defect("block-missing")
 def a_nav_without_its_marks(house):
     house.replace("mkdocs.yml", "# nav: end", "")

@@ -8,6 +8,7 @@ Both commands use the same edits: `check` reports those that would change a line
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from itertools import groupby
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
+from patterns._kit.catalogue import Pattern
 from patterns._kit.garden.checks import orphans
 from patterns._kit.garden.schema import DAYS, Claim, MocNote, PatternNote
 from patterns._kit.garden.text import Document
@@ -196,6 +198,46 @@ def _cited(vault: Vault, page: Page) -> list[str]:
     return _table("Standard|Title|Year|Status", rows)
 
 
+def _states(vault: Vault, page: Page) -> list[str]:
+    """A state diagram for each module of the note that has a table of transitions."""
+    modules = page.front.modules if page.front else []
+    lines: list[str] = []
+    for pattern in vault.patterns:
+        if f"patterns/{pattern.name}.py" in modules and (table := _moves(pattern)):
+            lines += ["", "```mermaid", *_machine(table), "```"]
+    return [*lines, ""] if lines else []
+
+
+def _moves(pattern: Pattern) -> dict[tuple[str, str], str]:
+    """The module's `TRANSITIONS`, from state and event to state, if it has such."""
+    try:
+        body = pattern.tree.body
+    except SyntaxError:
+        return {}
+    for node in body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == "TRANSITIONS"
+        ):
+            table: dict[tuple[str, str], str] = ast.literal_eval(node.value or "{}")
+            return table
+    return {}
+
+
+def _machine(table: dict[tuple[str, str], str]) -> Iterator[str]:
+    yield "stateDiagram-v2"
+    states = dict.fromkeys(state for state, _ in table)
+    yield from (
+        f'    state "{_said(name)}" as {name}' for name in states if "_" in name
+    )
+    yield f"    [*] --> {next(iter(states))}"
+    yield from (f"    {old} --> {new}: {event}" for (old, event), new in table.items())
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _specs(vault: Vault, _: Page) -> list[str]:
     rows: list[Sequence[object]] = []
     for spec in vault.specs.values():
@@ -267,6 +309,7 @@ def _mirror(page: Page) -> list[object]:
 RENDERERS = {
     "claims": _claims,
     "standards": _cited,
+    "states": _states,
     "specs": _specs,
     "guides": _guides,
     "patterns": _patterns,
@@ -284,9 +327,11 @@ def _blocks(vault: Vault, page: Page) -> Iterator[Edit | Finding]:
             old = tuple(page.doc.lines[block.start : block.end])
             new = tuple(RENDERERS[block.name](vault, page))
             yield Edit(page.path, block.start, old, new)
-    cited = "standards" if isinstance(page.front, PatternNote) else None
-    wanted = BLOCKS.get(page.path, cited)
-    if wanted and wanted not in {block.name for block in page.doc.blocks}:
+    there = {block.name for block in page.doc.blocks}
+    own = [BLOCKS[page.path]] if page.path in BLOCKS else []
+    if isinstance(page.front, PatternNote):
+        own = ["standards", *(["states"] if _states(vault, page) else [])]
+    for wanted in (name for name in own if name not in there):
         mark = f"<!-- {wanted}: written by patterns garden write -->"
         what = f"the block {mark} … <!-- {wanted}: end --> is missing"
         yield at(page.path, page.doc.body, "block-missing", what)
