@@ -113,8 +113,8 @@ class RetryBudget:
         ratio: retries to a call, in the long run.
         min_tokens: retries that are there at the start, however few the calls.
         max_tokens: the most that good times save up.
-        per_second: tokens that time brings back, up to `min_tokens`, so that a client
-            that seldom calls may retry too.
+        per_second: tokens that time brings back, up to `min_tokens`. None by default:
+            a hundred clients with a little each are a load that no share bounds.
         clock: seconds that never go back.
 
     >>> budget = RetryBudget(ratio=0.1, min_tokens=2)
@@ -127,8 +127,8 @@ class RetryBudget:
         ratio: float = 0.1,
         min_tokens: float = 10,
         *,
-        max_tokens: float = 100,
-        per_second: float = 0.1,
+        max_tokens: float = 10,
+        per_second: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         numbers = (ratio, min_tokens, max_tokens, per_second)
