@@ -1,0 +1,1 @@
+"""Webhook Event Subscription Pattern: sign, receive, publish and deliver events."""
