@@ -350,9 +350,13 @@ class EgressTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             self._async = httpx.AsyncHTTPTransport(verify=context)
         self._resolve: Any = resolve or _resolve
         self._aresolve: Any = resolve or _aresolve
-        rules = {"allow_http": allow_http, "allow_loopback": allow_loopback}
-        self._check = partial(check_url, **rules, ports=ports)
         self._loopback = allow_loopback
+        self._check = partial(
+            check_url,
+            allow_http=allow_http,
+            allow_loopback=allow_loopback,
+            ports=ports,
+        )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request to a checked address of its host."""
