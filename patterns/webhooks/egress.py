@@ -8,12 +8,12 @@
 
 `EgressTransport` resolves a name once, refuses it if any of its addresses is not a
 public one, and dials an address that it has checked: a name that changes its answer
-meanwhile (DNS rebinding) gains nothing. `check_url` says so much as can be said when
-an endpoint is registered, before any lookup. For webhooks, imports by URL, previews;
-not for calls to URLs of your own configuration, and not instead of a firewall, which
-alone knows your public ranges and a NAT64 prefix of your own. A proxy in `mounts=` or
-`proxy=` of the client passes it by; one in the environment does not, since httpx asks
-no environment where it is given a transport. Follows the IANA special-purpose address
+meanwhile (DNS rebinding) gains nothing. `check_url` refuses what can be refused without
+a lookup, when an endpoint is registered. For webhooks, imports by URL and previews; not
+for URLs of your own configuration, and not instead of a firewall, which alone knows
+your public ranges, or a NAT64 prefix of your own. A client's `proxy=` or `mounts=` goes
+past it; a proxy in the environment does not, since httpx looks for none where it is
+given a transport. Follows the IANA special-purpose address
 registries (RFC 6890), RFC 4291 (IPv6 forms), RFC 6066 §3 (SNI) and RFC 9112 §9.6.
 """
 
@@ -95,8 +95,10 @@ class EgressRefusedError(httpx.TransportError, ValueError):
     and must not map your network for them.
     """
 
-    def __init__(self, reason: str, told: str, *, address: str | None = None) -> None:
-        super().__init__(f"egress refused: {told}")
+    def __init__(
+        self, message: str, *, reason: str = "", address: str | None = None
+    ) -> None:
+        super().__init__(message)
         self.reason, self.address = reason, address
 
 
@@ -172,24 +174,25 @@ def check_url(
     ...     check_url("https://2130706433/")
     ... except ValueError as error:
     ...     print(error)
-    egress refused: the host is neither a public name nor a plain address
+    the URL's host is neither a public name nor a plain address
     """
     url = _parse(url)
     if url.scheme != "https" and not (allow_http and url.scheme == "http"):
         wanted = "http or https" if allow_http else "https"
-        raise EgressRefusedError("scheme", f"the scheme is not {wanted}")
+        raise EgressRefusedError(f"the URL's scheme is not {wanted}", reason="scheme")
     if url.userinfo:
-        raise EgressRefusedError("userinfo", "the URL has a user or a password in it")
+        told = "the URL has a user or a password in it"
+        raise EgressRefusedError(told, reason="userinfo")
     port = _port(url)
     if not 0 < port < 65536 or (ports is not None and port not in ports):
-        raise EgressRefusedError("port", f"port {port} is not allowed")
+        raise EgressRefusedError("the URL's port is not allowed", reason="port")
     host = url.raw_host.decode("ascii")
     plain = _plain(host)
     if plain is not None and str(plain) == host:
         _choose(host, [host], allow_loopback)
-    elif not _is_public_name(host) and not (allow_loopback and _is_localhost(host)):
-        told = "the host is neither a public name nor a plain address"
-        raise EgressRefusedError("host", told)
+    elif not _is_name(host, allow_loopback):
+        told = "the URL's host is neither a public name nor a plain address"
+        raise EgressRefusedError(told, reason="host")
 
 
 def _parse(url: str | httpx.URL) -> httpx.URL:
@@ -200,27 +203,25 @@ def _parse(url: str | httpx.URL) -> httpx.URL:
             return httpx.URL(text) if isinstance(url, str) else url
     except (httpx.InvalidURL, ValueError):  # not told: it quotes the URL
         pass
-    told = f"not a URL, in ASCII and of at most {_LONGEST_URL} characters"
-    raise EgressRefusedError("url", told)
+    told = f"not a URL in ASCII of at most {_LONGEST_URL} characters"
+    raise EgressRefusedError(told, reason="url")
 
 
 def _port(url: httpx.URL) -> int:
     return _PORTS[url.scheme] if url.port is None else url.port
 
 
-def _is_localhost(host: str) -> bool:
-    return host == "localhost" or host.endswith(".localhost")  # RFC 6761 §6.3
-
-
-def _is_public_name(host: str) -> bool:
-    """Tell whether a host is a name that the internet may know.
+def _is_name(host: str, allow_loopback: bool) -> bool:
+    """Tell whether a host is a name that the internet may know, or allowed loopback.
 
     One without a dot, or with one at its end, is for local search lists; and no
     certificate is for it (RFC 6066 §3).
     """
-    local = _is_localhost(host) or host.endswith(_LOCAL_NAMES)
+    if host == "localhost":
+        return allow_loopback
     named = len(host) <= _LONGEST_NAME and _NAME.fullmatch(host) is not None
-    return named and not local
+    inside = host.endswith(".localhost") and not allow_loopback  # RFC 6761 §6.3
+    return named and not inside and not host.endswith(_LOCAL_NAMES)
 
 
 def _choose(host: str, found: Iterable[str], allow_loopback: bool) -> list[str]:
@@ -235,7 +236,8 @@ def _choose(host: str, found: Iterable[str], allow_loopback: bool) -> list[str]:
         loopback = allow_loopback and plain is not None and plain.is_loopback
         if plain is None or not (loopback or _is_public(plain)):
             told = f"{host} leads to an address that is not public"
-            raise EgressRefusedError("address", told, address=str(address)[:64])
+            shown = str(address)[:64]
+            raise EgressRefusedError(told, reason="address", address=shown)
         chosen[str(plain)] = None
     if not chosen:
         raise httpx.ConnectError(f"{host} has no address")

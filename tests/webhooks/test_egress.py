@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import pickle
 import socket
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from patterns.webhooks import egress
 
 URL = "https://hooks.test/in?token=t0ken"
 PUBLIC, OTHER, INSIDE = "1.1.1.1", "2606:4700::1111", "10.0.0.7"
-
-kinds = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 def vectors(name):
@@ -54,6 +53,12 @@ class Below(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def dialled(self):
         """The hosts that were dialled, in order."""
         return [request.url.host for request in self.requests]
+
+
+@pytest.fixture(params=["sync", "async"])
+def kind(request):
+    """Return the kind of client that a test uses."""
+    return request.param
 
 
 def names(*answers):
@@ -174,7 +179,7 @@ def test_translated_addresses(address):
         *("0x8.8.8.8", "134744072", "8.8.8.8.", "８.8.8.8", "8.8.8.8%1", "::ffff:8"),
         *("[2606:4700::1]", "2606:4700::1%eth0", "2606:4700::1%", "fe80::1%25eth0"),
         *("::ffff:8.8.8.8%1", "8.8.8.8" + "\0", "hooks.test", "8.8.8.8" * 100_000),
-        "2606:4700::1/64",
+        *("2606:4700::1/64", Path("8.8.8.8")),
         *(134744072, 1.5, True, None, b"8.8.8.8", b"\x08\x08\x08\x08", ["8.8.8.8"]),
         ipaddress.ip_network("8.8.8.8/32"),
         ipaddress.ip_interface("8.8.8.8/24"),
@@ -200,21 +205,10 @@ def test_nothing_raises(thing):
     "url",
     [
         *("https://hooks.test", "https://hooks.test/", "HTTPS://Hooks.Test/a?b#c"),
-        *(
-            "https://hooks.test:8443/in",
-            "https://a_b.hooks.test/",
-            "https://1.hooks.test",
-        ),
-        *(
-            "https://xn--bcher-kva.example/",
-            "https://1.1.1.1/",
-            "https://[2606:4700::1]/",
-        ),
-        *(
-            f"https://{'a.' * 120}test",
-            "https://" + "a" * 63 + ".test",
-            "https://x.xn--p1ai",
-        ),
+        *("https://hooks.test:8443/in", "https://a_b.hooks.test/", "https://1.a.test"),
+        *("https://xn--bcher-kva.example/", "https://x.xn--p1ai", "https://1.1.1.1/"),
+        *("https://[2606:4700::1]/", "https://" + "a." * 120 + "test"),
+        "https://" + "a" * 63 + ".test",
         "https://hooks.test/" + "a" * 7981,
     ],
     ids=lambda url: url[:40],
@@ -241,6 +235,7 @@ HOSTS = [  # spellings that some resolver or parser takes for an address, and ot
     *("localhost", "LOCALHOST", "localhost.", "a.localhost", "printer.local"),
     *("db.internal", "metadata.google.internal", "nas.home.arpa", "hooks.test:0"),
     *("hooks.test:99999", "hooks.test:-1", "hooks.test:x", "hooks.test:" + "1" * 5000),
+    "hooks.test:" + "1" * 4000,
     *("user@hooks.test", "user:pa55@hooks.test", "1.1.1.1\\@127.0.0.1"),
     *("1.1.1.1@127.0.0.1", "127.0.0.1", "10.0.0.7", "169.254.169.254", "[::1]"),
     *("[fd00::1]", "[64:ff9b::808:808]"),
@@ -260,7 +255,6 @@ def test_hosts_refused(host):
         assert len(str(caught.value)) < 120
 
 
-@kinds
 @pytest.mark.parametrize("host", HOSTS, ids=lambda host: ascii(host)[:30])
 def test_nothing_is_sent_to_hosts_refused(kind, host):
     """A client that is given such a URL fails, without a lookup or a connection."""
@@ -286,6 +280,8 @@ def test_reasons():
     assert refusal("https://hooks.test/" + "a" * 7982) == "url"
     assert refusal("https://hooks.test:x/") == "url"
     assert refusal("") == "url"
+    pickled = pickle.loads(pickle.dumps(egress.EgressRefusedError("no", reason="x")))
+    assert (str(pickled), pickled.reason, pickled.address) == ("no", "x", None)
     for thing in (None, 5, b"https://hooks.test", ["https://hooks.test"]):
         assert refusal(thing) == "url"
 
@@ -298,7 +294,8 @@ def test_rules():
     egress.check_url("https://a.localhost", allow_loopback=True)
     assert refusal("https://10.0.0.7", allow_loopback=True) == "address"
     assert refusal("https://intranet", allow_loopback=True) == "host"
-    assert refusal("https://127.1", allow_loopback=True) == "host"
+    for host in ("127.1", "localhost.", "a..localhost", "%00.localhost", "a.local"):
+        assert refusal(f"https://{host}", allow_loopback=True) == "host"
     egress.check_url("https://hooks.test", ports=[443])
     egress.check_url("http://hooks.test", ports=[80], allow_http=True)
     assert refusal("https://hooks.test:8443", ports={443}) == "port"
@@ -306,30 +303,10 @@ def test_rules():
 
 
 PIECES = [
-    *(
-        "https://",
-        "http://",
-        "127.0.0.1",
-        "1.1.1.1",
-        "hooks.test",
-        "localhost",
-        "[::1]",
-    ),
-    *("[", "]", "@", ":", "/", "//", "\\", "?", "#", "%", ".", "%2e", "0x7f", "0177"),
-    *(
-        "2130706433",
-        ":443",
-        ":0",
-        "٣",
-        "１",
-        "。",
-        "ü",
-        "\ud800",
-        "\0",
-        "\n",
-        " ",
-        "xn--",
-    ),
+    *("https://", "http://", "127.0.0.1", "1.1.1.1", "hooks.test", "localhost"),
+    *("[::1]", "[", "]", "@", ":", "/", "//", "\\", "?", "#", "%", ".", "%2e", "0x7f"),
+    *("2130706433", "0177", ":443", ":0", "٣", "１", "。", "ü", "\ud800", "\0", "\n"),
+    *(" ", "xn--"),
 ]
 
 
@@ -347,7 +324,6 @@ def test_any_url(url):
 # --- the transport
 
 
-@kinds
 def test_dials_the_address_and_keeps_the_name(kind):
     """The address is dialled; path, port, body, `Host` and SNI are the caller's."""
     below = Below()
@@ -372,7 +348,6 @@ def test_any_path_is_kept(tail):
     assert below.requests[0].url.raw_path == url.raw_path
 
 
-@kinds
 def test_the_callers_request_stays_as_it_is(kind):
     """What the caller sent has its URL, headers and extensions as before."""
     extensions = {"sni_hostname": "x", "timeout": {}}
@@ -395,7 +370,6 @@ def test_the_callers_request_stays_as_it_is(kind):
     assert below.requests[0].extensions["sni_hostname"] == "hooks.test"
 
 
-@kinds
 def test_rebinding(kind):
     """The checked address is dialled, and each request is checked anew."""
     resolve = names([PUBLIC], [INSIDE])
@@ -408,7 +382,6 @@ def test_rebinding(kind):
     assert (caught.value.reason, caught.value.address) == ("address", INSIDE)
 
 
-@kinds
 @pytest.mark.parametrize(
     "answer",
     [
@@ -438,7 +411,6 @@ def test_one_bad_address_refuses_the_name(kind, answer):
     assert str(caught.value.request.url) == URL
 
 
-@kinds
 def test_mapped_addresses_are_dialled_as_what_they_are(kind):
     """An IPv4-mapped answer is dialled as the IPv4 address that was checked."""
     below = Below()
@@ -447,7 +419,6 @@ def test_mapped_addresses_are_dialled_as_what_they_are(kind):
     assert below.dialled == [PUBLIC]
 
 
-@kinds
 def test_addresses_are_asked_for_no_name(kind):
     """A URL with an address is checked and dialled without a lookup."""
     below, resolve = Below(), names(["9.9.9.9"])
@@ -459,7 +430,6 @@ def test_addresses_are_asked_for_no_name(kind):
     assert resolve.asked == []
 
 
-@kinds
 @pytest.mark.parametrize("error", [httpx.ConnectError, httpx.ConnectTimeout])
 def test_the_next_address_is_tried(kind, error):
     """Where nothing was sent, the next address gets the same request."""
@@ -470,7 +440,6 @@ def test_the_next_address_is_tried(kind, error):
     assert below.requests[1].content == b"body"
 
 
-@kinds
 def test_addresses_tried_are_bounded(kind):
     """Of many addresses four are tried, and the last one's error is raised."""
     many = [f"9.9.9.{last}" for last in range(200)]
@@ -482,7 +451,6 @@ def test_addresses_tried_are_bounded(kind):
     assert below.dialled == many[:4]
 
 
-@kinds
 def test_what_may_have_arrived_is_not_sent_again(kind):
     """An error after the connection was made ends it."""
     below = Below(dead={PUBLIC: httpx.ReadTimeout("no")})
@@ -492,7 +460,6 @@ def test_what_may_have_arrived_is_not_sent_again(kind):
     assert below.dialled == [PUBLIC]
 
 
-@kinds
 @pytest.mark.parametrize(
     ("failure", "error"),
     [
@@ -558,7 +525,6 @@ def test_a_lookup_that_hangs():
     assert cancelled == ["hooks.test"] * 2
 
 
-@kinds
 def test_the_systems_resolver(kind, monkeypatch):
     """By default `getaddrinfo` is asked, once a request, for TCP."""
     asked = []
@@ -579,7 +545,6 @@ def test_the_systems_resolver(kind, monkeypatch):
     assert below.dialled == [PUBLIC, OTHER]
 
 
-@kinds
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308])
 @pytest.mark.parametrize("place", ["https://other.test/", "/in", "https://["])
 def test_redirects(kind, status, place):
@@ -594,7 +559,6 @@ def test_redirects(kind, status, place):
     assert len(below.requests) == 1
 
 
-@kinds
 def test_other_locations_stay(kind):
     """The place of what was created is no redirect."""
     below = Below(status_code=201, headers={"location": "/new"})
@@ -602,7 +566,6 @@ def test_other_locations_stay(kind):
     assert send(kind, transport).headers["location"] == "/new"
 
 
-@kinds
 def test_no_connection_is_kept(kind):
     """Each request says that its connection ends, whatever the caller asked for."""
     below = Below()
@@ -611,7 +574,6 @@ def test_no_connection_is_kept(kind):
     assert below.requests[0].headers.get_list("connection") == ["close"]
 
 
-@kinds
 def test_loopback_for_tests(kind):
     """Loopback is reached where an argument allows it, and nothing else inside."""
     below = Below()
@@ -626,7 +588,6 @@ def test_loopback_for_tests(kind):
     assert caught.value.reason == "port"
 
 
-@kinds
 def test_closing(kind):
     """Closing a client closes the transport below, in its own way."""
     below = Below()
@@ -634,7 +595,6 @@ def test_closing(kind):
     assert below.closed == ["close" if kind == "sync" else "aclose"]
 
 
-@kinds
 def test_its_own_transport(kind):
     """Without one given there is httpx's own, for either kind, and it is closed."""
     transport = egress.EgressTransport(resolve=names([INSIDE]))
