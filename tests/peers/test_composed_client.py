@@ -153,3 +153,12 @@ def test_a_deadline_holds_through_all_layers(serve: Serve, kind: str) -> None:
     assert isinstance(error, httpx.TimeoutException)
     assert time.monotonic() - began < 3
     assert service.asked["shop"] <= 2
+
+
+@both
+def test_a_deadline_does_not_blind_the_breaker(serve: Serve, kind: str) -> None:
+    """Calls that end by their deadline count as failures, and open the breaker."""
+    service = Service(shop=[(200, {"x-takes": "1.5"})])
+    outcomes = calls(kind, f"{serve(service)}/shop", 14, False, deadline=0.1)
+    assert isinstance(outcomes[0], httpx.TimeoutException)
+    assert isinstance(outcomes[-1], CircuitOpenError)
