@@ -252,9 +252,7 @@ def _base(response: httpx.Response) -> httpx.URL | None:
         return None
     try:
         return request.url.copy_with(userinfo=b"", query=None, fragment=None)
-    except (
-        httpx.InvalidURL
-    ):  # a path so long that it may be sent, but not written again
+    except httpx.InvalidURL:  # too long to be written again, though it was sent
         return None
 
 

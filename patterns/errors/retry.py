@@ -372,16 +372,16 @@ class _Call:
 
     def answered(self, response: httpx.Response) -> float | None:
         """Return the seconds to wait after an answer, or None to return it."""
-        told, reason = response.extensions, "final"
-        if response.status_code in self.policy.retry_statuses:
-            after = _retry_after(response, self.parent.now())
-            step = self._decide(response.status_code, after)
+        told, status = response.extensions, response.status_code
+        told["attempts"], told["retry_stop"] = self.number, "final"
+        if status in self.policy.retry_statuses:
+            told["retry_after"] = after = _retry_after(response, self.parent.now())
+            step = self._decide(status, after)
             if isinstance(step, Wait):
                 return step.delay
-            told["retry_after"], reason = after, step.reason
+            told["retry_stop"] = step.reason
         elif _log.isEnabledFor(logging.DEBUG):
-            self._tell(logging.DEBUG, response.status_code, reason)
-        told["attempts"], told["retry_stop"] = self.number, reason
+            self._tell(logging.DEBUG, status, "final")
         if self.policy.deadline is not None:
             response.stream = _Bounded(response.stream, self)
         return None
