@@ -50,10 +50,10 @@ _Moved: TypeAlias = "tuple[State, State, str]"
 #: the service is back; all others are refused, or it would be met by all at once.
 #: A probe holds a lease: one that never reports does not hold the breaker for ever.
 TRANSITIONS: dict[tuple[State, str], State] = {
-    ("closed", "the failure rate is reached"): "open",
-    ("open", "the wait is over"): "half_open",
-    ("half_open", "the probe fails"): "open",
-    ("half_open", "the probe succeeds"): "closed",
+    ("closed", "failure rate reached"): "open",
+    ("open", "wait over"): "half_open",
+    ("half_open", "probe failed"): "open",
+    ("half_open", "probe succeeded"): "closed",
 }
 
 _BUCKETS = 10  # parts of a window, which slides by one of them at a time
@@ -287,7 +287,7 @@ class CircuitBreaker:
         """Let time do what it does."""
         self._since = min(self._since, now)  # the clock was set back
         if self._state == "open" and self._left(now) <= 0:
-            return self._move("the wait is over", now)
+            return self._move("wait over", now)
         return None
 
     def _left(self, now: float) -> float:
@@ -318,18 +318,18 @@ class CircuitBreaker:
                 self._window.add(now, not success)
                 rate = self._rate() if self._window.failures else None
                 if rate is not None and rate >= self.failure_rate_threshold:
-                    moved = self._move("the failure rate is reached", now)
+                    moved = self._move("failure rate reached", now)
             elif self._leases.pop(permit, None) is not None and success is not None:
                 self._successes += success
                 if not success:
-                    moved = self._move("the probe fails", now)
+                    moved = self._move("probe failed", now)
                 elif self._successes == self.permitted_calls_in_half_open:
-                    moved = self._move("the probe succeeds", now)
+                    moved = self._move("probe succeeded", now)
         if moved:
             self._announce(*moved)
 
     def _announce(self, old: State, new: State, event: str) -> None:
-        _log.info("circuit %s: %s -> %s, as %s", self.name, old, new, event)
+        _log.info("circuit %s: %s -> %s (%s)", self.name, old, new, event)
         try:
             if self.on_transition:
                 self.on_transition(self, old, new)

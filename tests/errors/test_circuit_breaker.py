@@ -658,7 +658,7 @@ def test_refusal_has_its_request_and_no_secret(kind, caplog):
         if record.name == circuit_breaker.__name__
     ]
     assert logged == [
-        "circuit https://api.test: closed -> open, as the failure rate is reached"
+        "circuit https://api.test: closed -> open (failure rate reached)"
     ]
 
 

@@ -808,9 +808,7 @@ def a_machine_without_its_diagram(house):
 
 @defect("stale-block")
 def a_diagram_of_another_machine(house):
-    module = "patterns/errors/circuit_breaker.py"
-    old, new = (f'("open", "the {word} is over")' for word in ("wait", "rest"))
-    house.replace(module, old, new)
+    house.replace(ERRORS, "half_open: wait over", "half_open: rest over")
     return ERRORS, house.line(ERRORS, "open --> half_open")
 
 
