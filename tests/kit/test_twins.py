@@ -66,7 +66,9 @@ def test_there_are_twins() -> None:
     assert list(twins())
 
 
-@pytest.mark.parametrize("twin", twins(), ids=lambda t: f"{t.name}-{t.pattern.name}")
+@pytest.mark.parametrize(
+    "twin", list(twins()), ids=lambda t: f"{t.name}-{t.pattern.name}"
+)
 def test_twins_are_equal(twin: Twin) -> None:
     """A copy reads as what it is a copy of, and is no longer than a copy may be."""
     origin = statements(PATTERNS[twin.of])
