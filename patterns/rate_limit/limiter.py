@@ -4,7 +4,6 @@
 # requires-python = ">=3.11"
 # dependencies = []
 # ///
-# ruff: noqa: ASYNC109
 """Limit how often something is done, in one process or in many.
 
 `Limiter.try_acquire` decides at once, for the server's side of a limit; `acquire` and
@@ -40,6 +39,7 @@ __all__ = [
     "gcra",
 ]
 
+# ruff: noqa: ASYNC109
 _LONGEST = 64  # characters of a key that is held as it is, and not as a digest
 _FEW = 1024  # keys in memory up to which none is looked through
 _PAUSE = 1.0  # seconds for which a server that cannot be had is left alone
@@ -155,7 +155,7 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
         self._grace, self._max_keys, self._crowded = _grace(rate), max_keys, _FEW
         self._tats: dict[Any, float] = {}
         self._spare: dict[Any, list[tuple[float, float]]] = {}
-        self._seen = self._due = -math.inf
+        self._seen, self._due, self._came = -math.inf, -math.inf, 0
         self._lock = threading.Lock()
         self._enter, self._leave = self._lock.acquire, self._lock.release
 
@@ -193,7 +193,7 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
         spare = self._spare.get(at, [])
         del spare[: bisect.bisect(spare, (now + self._burst,))]  # gone by
         for turn, size in spare:
-            if size >= cost and turn < tat and turn - now - self._burst <= wait:
+            if size >= cost > 0 and turn < tat and turn - now - self._burst <= wait:
                 spare.remove((turn, size))
                 return turn
         if cost and tat - now - self._burst <= wait:
@@ -209,13 +209,14 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
 
     def _newcomer(self, key: Any, now: float) -> tuple[Any, float]:
         """Return the key that a request counts under, and its arrival time."""
-        # A look at all keys, when there are twice as many as were left the last time,
-        # and at most eight times in the life of a key: a few of them for each decision.
-        key, tats = _short(key), self._tats
-        if len(tats) >= min(self._crowded, self._max_keys) and now >= self._due:
+        # A look at all keys comes so rarely that each newcomer pays for a few of them.
+        key, tats, self._came = _short(key), self._tats, self._came + 1
+        due = now >= self._due or self._came > len(tats) / 8
+        if due and len(tats) >= min(self._crowded, self._max_keys):
             self._tats = tats = {at: tat for at, tat in tats.items() if tat > now}
             self._spare = {at: t for at, t in self._spare.items() if at in tats}
-            self._crowded, self._due = max(_FEW, 2 * len(tats)), now + self._burst / 8
+            self._crowded, self._came = max(_FEW, 2 * len(tats)), 0
+            self._due = now + self._burst / 8
         if len(tats) >= self._max_keys and key not in tats:
             key = _OVERFLOW
         return key, tats.get(key, now)
@@ -255,9 +256,9 @@ class RedisStore:
     warning in the log, so that not every request waits for a timeout.
 
     Args:
-        client: `redis.Redis`, `redis.asyncio.Redis`, `RedisCluster`, or Valkey's. Each
-            request waits for it, so give it short timeouts and no retries, which may
-            count twice: `socket_timeout=0.1, retry=Retry(NoBackoff(), 0)`.
+        client: of `redis` or `valkey`, blocking or async, for one server or a cluster.
+            Each request waits for it, so give it short timeouts and no retries (which
+            may count twice): `socket_timeout=0.1, retry=Retry(NoBackoff(), 0)`.
         when_away: without a server, `local` counts in this process alone, `allow` lets
             all pass, and `deny` none.
     """
@@ -269,7 +270,7 @@ class RedisStore:
             raise ValueError(f"when_away is local, allow or deny, not {when_away!r}")
         self._script, self._prefix = client.register_script(_SCRIPT), prefix
         self._is_async = inspect.iscoroutinefunction(self._script.__call__)
-        self._when_away, self._until, self._local = when_away, 0.0, MemoryStore()
+        self._policy, self._until, self._local = when_away, 0.0, MemoryStore()
 
     def open(self, rate: float, burst: float, clock: Clock) -> Callable[..., Any]:
         """Return what reserves for a limit; the clock is for the pauses only."""
@@ -281,6 +282,7 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
         self._store, self._rate, self._burst, self._clock = store, rate, burst, clock
         self._local, self._grace = store._local.open(rate, burst, clock), _grace(rate)
         self._prefix = f"{store._prefix}{rate:.9g}/{burst:.9g}:"
+        self._numbers = repr(rate / 1e6), repr(float(burst))
 
     def reserve(self, key: str, cost: float, patience: float, mark: Any = None) -> Any:
         store, now, ask = self._store, self._clock(), (key, cost, patience, mark)
@@ -289,8 +291,7 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
         store._until = store._until and now + _PAUSE  # one tries, and no other waits
         name = (self._prefix + _short(key)).encode("utf-8", "surrogatepass")
         wait = min(max(patience, self._grace), 1e300)
-        numbers = map(float, (self._rate / 1e6, self._burst, cost, wait))
-        call = [name], [*map(repr, numbers), mark or ""]
+        call = [name], [*self._numbers, repr(float(cost)), repr(wait), mark or ""]
         if store._is_async:
             return self._later(call, ask)
         try:
@@ -317,14 +318,13 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
         if not (isinstance(exc, OSError) or names & _AWAY):
             raise exc
         self._store._until = self._clock() + _PAUSE
-        policy, error = self._store._when_away, type(exc).__name__
-        _log.warning("the rate limit's store is away: %s (%s)", policy, error)
+        _log.warning("store is away: %s (%s)", self._store._policy, type(exc).__name__)
         return self._instead(*ask)
 
     def _instead(self, key: str, cost: float, patience: float, mark: Any) -> Any:
-        if self._store._when_away == "deny":
+        if self._store._policy == "deny":
             return Decision(False, 0, _PAUSE, _PAUSE)
-        if self._store._when_away == "local" and not mark:
+        if self._store._policy == "local" and mark is None:
             return self._local(key, cost, patience)
         return decide(cost - self._burst, cost, self._rate)
 
@@ -432,14 +432,14 @@ class Limiter:
         return self._reserve(key, cost, seconds * self._rate * (1 + 1e-9))
 
     def _granted(self, answer: Any) -> Decision:
+        if answer.__class__ is Decision:
+            if answer.allowed:
+                return answer
+            raise LimitExceeded(answer)
         if isinstance(answer, Reservation):
             return Decision(True, 0, 0.0, 1 / self._rate)
-        if not isinstance(answer, Decision):
-            answer.close()
-            raise TypeError("the store is async: use atry_acquire and aacquire")
-        if not answer.allowed:
-            raise LimitExceeded(answer)
-        return answer
+        answer.close()
+        raise TypeError("the store is async: use atry_acquire and aacquire")
 
 
 if __name__ == "__main__":

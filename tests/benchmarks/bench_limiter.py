@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,45 +115,62 @@ def bench_limiter_decision(quick: bool) -> Iterator[Row]:
     yield times.row("try_acquire", "throttled-py, gcra")
 
 
-def bench_limiter_waiting(quick: bool) -> Iterator[Row]:
-    """Compare a turn that is free with aiolimiter's."""
+async def take_turns(turn: Callable[[], Awaitable[Any]], count: int) -> int:
+    """Take turns one after another."""
+    for _ in range(count):
+        await turn()
+    return count
+
+
+async def take_together(turn: Callable[[], Awaitable[Any]], count: int) -> int:
+    """Take turns that all have been asked for at the same time."""
+    return len(await asyncio.gather(*(turn() for _ in range(count))))
+
+
+def bench_limiter_turns(quick: bool) -> Iterator[Row]:
+    """Compare turns that are free, and turns that many wait for, with aiolimiter's."""
     from aiolimiter import AsyncLimiter
 
-    count, rounds = (10, 1) if quick else (2_000, 25)
     loop = asyncio.new_event_loop()
-
-    async def bare_turns() -> int:
-        for _ in range(count):
-            await nothing()
-        return count
+    run = loop.run_until_complete
 
     async def nothing() -> None:
         pass
 
-    async def our_turns() -> int:
-        it = Limiter(MANY, 1)
-        for _ in range(count):
-            await it.aacquire(KEY)
-        return count
+    def ours(rate: float, burst: float) -> Callable[[], Awaitable[Any]]:
+        it = Limiter(rate, 1, burst=burst)
+        return lambda: it.aacquire(KEY)
 
-    async def their_turns() -> int:
-        it = AsyncLimiter(MANY, 1)
-        for _ in range(count):
-            await it.acquire()
-        return count
+    def theirs(rate: float, burst: float) -> Callable[[], Awaitable[Any]]:
+        it = AsyncLimiter(burst, burst / rate)
+        return lambda: it.acquire()
 
-    cases = {
-        "a coroutine that does nothing": lambda: loop.run_until_complete(bare_turns()),
-        "aacquire": lambda: loop.run_until_complete(our_turns()),
-        "aiolimiter": lambda: loop.run_until_complete(their_turns()),
+    count, rounds = (10, 1) if quick else (2_000, 25)
+    free: dict[str, Callable[[], int]] = {
+        "a coroutine that does nothing": lambda: run(take_turns(nothing, count)),
+        "aacquire, free": lambda: run(take_turns(ours(MANY, MANY), count)),
+        "aiolimiter, free": lambda: run(take_turns(theirs(MANY, MANY), count)),
+    }
+    callers, rate, again = (10, 1e4, 1) if quick else (1_000, 2e4, 5)
+    waited: dict[str, Callable[[], int]] = {
+        "aacquire, all wait": lambda: run(take_together(ours(rate, 1), callers)),
+        "aiolimiter, all wait": lambda: run(take_together(theirs(rate, 1), callers)),
     }
     try:
-        times = interleave(cases, rounds, result=count)
+        times = interleave(free, rounds, result=count)
+        work = interleave(waited, again, result=callers)
+        waits = interleave(waited, again, result=callers, clock=time.perf_counter)
     finally:
         loop.close()
     scale = {"per": count, "unit": "a turn"}
-    yield times.row("aacquire", "aiolimiter", target=1.0, **scale)
-    yield times.row("aacquire", "a coroutine that does nothing", **scale)
+    yield times.row("aacquire, free", "aiolimiter, free", target=1.0, **scale)
+    yield times.row("aacquire, free", "a coroutine that does nothing", **scale)
+    scale = {"per": callers, "unit": "a turn"}
+    yield work.row("aacquire, all wait", "aiolimiter, all wait", target=1.0, **scale)
+    bound = (callers - 1) / rate
+    name = "(N-1) / rate"
+    yield waits.bound("aacquire, all wait", name, bound, target=1.25)
+    yield waits.bound("aiolimiter, all wait", name, bound)
 
 
 def start_valkey() -> Any:

@@ -291,7 +291,7 @@ def test_a_moving_window_remembers_each_request(redis_url: str) -> None:
     """A window that moves holds an entry for each request, and GCRA one number."""
     import redis
 
-    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+    with redis.Redis.from_url(redis_url) as client:
         before = set(client.scan_iter(count=1000))
         take = limits("moving-window", redis_url, "5000/hour")
         ours = Limiter(5000, 3600, store=RedisStore(client))
@@ -299,8 +299,8 @@ def test_a_moving_window_remembers_each_request(redis_url: str) -> None:
             take()
             ours.try_acquire("a moving window")
         names = set(client.scan_iter(count=1000)) - before
-        (own,) = (name for name in names if name.endswith("a moving window"))
-        (other,) = (name for name in names if name.startswith("LIMITS:"))
+        (own,) = (name for name in names if name.endswith(b"a moving window"))
+        (other,) = (name for name in names if name.startswith(b"LIMITS:"))
         sizes = [client.memory_usage(name, samples=0) for name in (other, own)]
         client.delete(own, other)
     assert sizes[1] <= 120

@@ -421,19 +421,43 @@ def test_keys_that_are_done_with_are_forgotten():
     assert most <= 2048
 
 
-def test_looking_through_the_keys_is_rare():
-    """The looks cost a decision the look at a few keys, even where all are in use."""
+@pytest.mark.parametrize("pause", [0.0, 0.01, 2.0])
+def test_looking_through_the_keys_is_rare(pause):
+    """The looks cost a newcomer the look at a few keys, even where all are in use."""
     clock = Clock()
     store = limiter.MemoryStore(max_keys=2_000)
     it = limit(10, 3600, clock, store=store)
     (table,) = store._tables.values()
-    looks, before = 0, table._tats
+    looked, before = 0, table._tats
     for n in range(20_000):
-        clock.now += 0.01
+        clock.now += pause
         it.try_acquire(f"{n}")
-        looks += table._tats is not before
+        if table._tats is not before:
+            looked += len(before)
         before = table._tats
-    assert looks <= 5
+    assert looked <= 20_000 * 9
+
+
+def test_newcomers_do_not_share_while_there_is_room():
+    """Keys that come once and are soon done with take no room from those to come."""
+    clock = Clock()
+    it = limit(1_000, 3600, clock, store=limiter.MemoryStore(max_keys=10_000))
+    for n in range(100_000):
+        clock.now += 0.004
+        assert it.try_acquire(f"{n}").available == 999
+
+
+def test_room_is_found_when_few_come():
+    """Where places are free again, that is found out though hardly anybody comes."""
+    clock = Clock()
+    it = limit(10, 3600, clock, store=limiter.MemoryStore(max_keys=1_000))
+    for n in range(1_000):
+        assert allowed(it, 10, f"{n}") == 10
+    assert allowed(it, 11, "shares") == 10
+    assert allowed(it, 11, "shares too") == 0
+    clock.now += 3600
+    assert allowed(it, 11, "newcomer") == 10
+    assert allowed(it, 11, "another") == 10
 
 
 def test_long_keys_are_held_as_digests():
