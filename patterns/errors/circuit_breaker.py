@@ -179,6 +179,9 @@ class CircuitBreaker:
             lock, by the caller who met or caused the change. What it raises is logged.
         clock: seconds that never go back; if they do, waits begin anew.
 
+    Raises:
+        ValueError: a rate, number or time makes no sense.
+
     >>> breaker = CircuitBreaker(minimum_number_of_calls=2)
     >>> for _ in range(2):
     ...     breaker.acquire().settle(False)

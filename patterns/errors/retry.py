@@ -13,7 +13,7 @@ network that fail in passing; not for errors that stay (4xx), for a caller that 
 time to wait, nor below a queue that delivers again anyway. Redirects and `httpx.Auth`
 lie above a transport: each hop is a call of its own, and a token that expires during
 a wait is not renewed. Follows RFC 9110 §9.2.2 (idempotent methods), §10.2.3
-(Retry-After) and §5.6.7 (dates), RFC 6585 §4 (429) and AIP-194.
+(Retry-After) and §5.6.7 (dates), and RFC 6585 §4 (429); AIP-194 repeats less (503).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 # RFC 9110 §9.2.2, and QUERY (RFC 10008 §2).
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "QUERY", "TRACE"})
-_STATUSES = frozenset({408, 429, 502, 503, 504})  # the server says: not now
+_STATUSES = frozenset({408, 429, 502, 503, 504})  # not now, or it was not reached
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _DRAIN = 65_536  # bytes of a refused answer that are read to keep its connection
@@ -119,6 +119,9 @@ class RetryBudget:
         per_second: tokens that time brings back, up to `min_tokens`; 0 by default, as
             a hundred clients with a little each are a load that no share bounds.
         clock: seconds that never go back.
+
+    Raises:
+        ValueError: a number is negative or not finite.
 
     >>> budget = RetryBudget(ratio=0.1, min_tokens=2)
     >>> [budget.take() for _ in range(3)], budget.refused

@@ -24,7 +24,7 @@ PATTERNS = catalogue()
 LONGEST_FILE = 450
 # Each is one file by contract.
 LONGER = {
-    "errors/retry": 590,  # the policy, the budget, Retry-After's dates, the deadline
+    "errors/retry": 600,  # the policy, the budget, Retry-After's dates, the deadline
     "pagination/paginator": 1020,  # seven styles, the Link parser, and both walks
     "rate_limit/throttle": 680,  # both halves of one draft, and the fields between
 }
