@@ -182,9 +182,9 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
                 self._tats[key] = tat
         finally:
             self._leave()
-        if self._grace < excess <= patience:
-            return Reservation(excess / self._rate, tat)
-        return decide(excess, cost, self._rate, self._grace)
+        if excess <= self._grace or excess > patience:
+            return decide(excess, cost, self._rate, self._grace)
+        return Reservation(excess / self._rate, tat)
 
     def _turn(self, at: Any, cost: float, tat: float, now: float, wait: float) -> float:
         """Return the turn of a request that has to wait, and take it if in time."""
@@ -415,7 +415,7 @@ class Limiter:
         """
         answer = self._ask(key, cost, timeout)
         answer = answer if isinstance(answer, tuple) else await answer
-        if isinstance(answer, Reservation):
+        if answer.__class__ is Reservation:
             try:
                 await self._asleep(answer.wait)
             except BaseException:

@@ -160,7 +160,7 @@ def test_a_deadline_holds_through_all_layers(serve: Serve, kind: str) -> None:
 
 @both
 def test_no_layer_waits_past_the_deadline(serve: Serve, kind: str) -> None:
-    """A window that lasts longer than the call may take is refused and not slept for."""
+    """A window longer than the call may take is refused, and not slept for."""
     service = Service(shop=[(200, {"ratelimit": '"x";r=0;t=14'})])
     began = time.monotonic()
     outcomes = calls(kind, f"{serve(service)}/shop", 2, False, deadline=1)
