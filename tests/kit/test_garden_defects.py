@@ -571,9 +571,12 @@ def two_notes_claim_a_module(house):
     other = next(
         p for p in house.vault().pages if p.path > note.path and p.folder == "notes"
     )
-    line = f"modules: [{note.front.modules[0]}]"
-    house.replace(other.path, "domain: ", f"{line}\ndomain: ")
-    return other.path, house.line(other.path, line)
+    module = note.front.modules[0]
+    if other.front.modules:
+        house.replace(other.path, "modules:\n", f"modules:\n  - {module}\n")
+    else:
+        house.replace(other.path, "domain: ", f"modules: [{module}]\ndomain: ")
+    return other.path, house.line(other.path, module)
 
 
 @defect("test-unlisted")
@@ -808,9 +811,7 @@ def a_machine_without_its_diagram(house):
 
 @defect("stale-block")
 def a_diagram_of_another_machine(house):
-    module = "patterns/errors/circuit_breaker.py"
-    old, new = (f'("open", "the {word} is over")' for word in ("wait", "rest"))
-    house.replace(module, old, new)
+    house.replace(ERRORS, "half_open: wait over", "half_open: rest over")
     return ERRORS, house.line(ERRORS, "open --> half_open")
 
 

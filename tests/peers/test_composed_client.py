@@ -26,13 +26,16 @@ Serve = Callable[[Any], str]
 Outcome = httpx.Response | httpx.HTTPError
 
 
-def composed(network: Any, **policy: Any) -> ConcurrencyLimit:
-    """Return all layers around a transport, from the network to the caller."""
+def composed(network: Any, deadline: float = 10, **policy: Any) -> ConcurrencyLimit:
+    """Return all layers around a transport, from the network to the caller.
+
+    No layer waits for longer than the whole call may take.
+    """
     breaker = CircuitBreakerTransport(network, CircuitBreaker())
-    throttle = ThrottleTransport(breaker, Limiter(100, 1))
-    policy = {"deadline": 10, "budget": RetryBudget(), **policy}
+    throttle = ThrottleTransport(breaker, Limiter(100, 1), max_wait=deadline)
+    policy = {"deadline": deadline, "budget": RetryBudget(), **policy}
     retries = RetryTransport(throttle, RetryPolicy(**policy))
-    return ConcurrencyLimit(retries, 20)
+    return ConcurrencyLimit(retries, 20, timeout=deadline)
 
 
 class Service:
@@ -153,3 +156,23 @@ def test_a_deadline_holds_through_all_layers(serve: Serve, kind: str) -> None:
     assert isinstance(error, httpx.TimeoutException)
     assert time.monotonic() - began < 3
     assert service.asked["shop"] <= 2
+
+
+@both
+def test_no_layer_waits_past_the_deadline(serve: Serve, kind: str) -> None:
+    """A window longer than the call may take is refused, and not slept for."""
+    service = Service(shop=[(200, {"ratelimit": '"x";r=0;t=14'})])
+    began = time.monotonic()
+    outcomes = calls(kind, f"{serve(service)}/shop", 2, False, deadline=1)
+    assert [type(o) for o in outcomes] == [httpx.Response, ThrottledError]
+    assert time.monotonic() - began < 5
+    assert service.asked["shop"] == 1
+
+
+@both
+def test_a_deadline_does_not_blind_the_breaker(serve: Serve, kind: str) -> None:
+    """Calls that end by their deadline count as failures, and open the breaker."""
+    service = Service(shop=[(200, {"x-takes": "1.5"})])
+    outcomes = calls(kind, f"{serve(service)}/shop", 14, False, deadline=0.1)
+    assert isinstance(outcomes[0], httpx.TimeoutException)
+    assert isinstance(outcomes[-1], CircuitOpenError)

@@ -349,8 +349,8 @@ def test_a_head_that_breaks_off(kit: Kit) -> None:
         reply(503, b"breaks off", **LONG),
         reply(503, b"until it closes", content_length=""),
         reply(503, b"zz\r\nno chunk", transfer_encoding="chunked"),
-        reply(503, b"no gzip", content_encoding="gzip"),
-        reply(503),
+        reply(503, b"no gzip", content_encoding="gzip", connection="close"),
+        reply(503, connection="close"),
     ],
     ids=["cut", "close", "chunk", "gzip", "empty"],
 )
@@ -362,13 +362,13 @@ def test_a_refusal_whose_body_is_bad(kit: Kit, refusal: bytes) -> None:
 
 
 def test_a_refusal_whose_body_stalls(kit: Kit) -> None:
-    """A refusal's body holds a call no longer than the client's read timeout."""
+    """A refusal's body holds a call for a second, whatever the client's timeout is."""
     with raw(hangs(reply(503, b"la", **LONG)), says(OK)) as server:
         began = time.monotonic()
-        [answer] = kit.calls(kit.retrying(), server.url, timeout=0.3)
+        [answer] = kit.calls(kit.retrying(), server.url, timeout=30)
         took = time.monotonic() - began
     assert answer.status_code == 200
-    assert took < 2
+    assert took < 4
 
 
 def test_a_kept_answer_that_breaks_off(kit: Kit) -> None:
@@ -593,7 +593,7 @@ def test_faults_on_the_wire_open_it(kit: Kit) -> None:
     model = kit.breaker.CircuitBreaker(minimum_number_of_calls=4)
     with raw(says(CUT_HEAD), resets, hangs(), says(LATER)) as server:
         breaker = kit.breaker.CircuitBreakerTransport(kit.below(), model)
-        outcomes = kit.calls(breaker, *[server.url] * 6, timeout=0.2)
+        outcomes = kit.calls(breaker, *[server.url] * 6, timeout=0.4)
     assert isinstance(outcomes[2], kit.http.ReadTimeout)
     assert outcomes[3].content == b"later"
     assert {type(o) for o in outcomes[4:]} == {kit.breaker.CircuitOpenError}
