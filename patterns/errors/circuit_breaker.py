@@ -30,7 +30,6 @@ from typing import Any, Literal, TypeAlias
 import httpx
 
 __all__ = [
-    "TRANSITIONS",
     "CircuitBreaker",
     "CircuitBreakerTransport",
     "CircuitOpenError",

@@ -39,7 +39,6 @@ __all__ = [
     "gcra",
 ]
 
-# ruff: noqa: ASYNC109
 _LONGEST = 64  # characters of a key that is held as it is, and not as a digest
 _FEW = 1024  # keys in memory up to which none is looked through
 _PAUSE = 1.0  # seconds for which a server that cannot be had is left alone
@@ -332,17 +331,18 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
 class Limiter:
     """Let `limit` units pass in each `period` seconds, for each key.
 
-    In any span of time no more than `burst` and what the span brings may pass. Threads
-    and tasks may share it: nothing is locked while somebody waits, and turns go in the
-    order of asking, so that small costs do not starve a large one.
+    No span of time lets more pass than `burst` and what it brings. Turns go in the order
+    of asking: small costs do not starve a large one. Threads and tasks may share it.
 
     Args:
-        limit, period: units in so many seconds. A request costs one, or what it says.
+        limit: units in a period. A request costs one, or what it says.
+        period: seconds.
         burst: units that may come at once; `limit` and one at least, unless given.
         store: where to remember; in this process, unless given. Limiters of one rate
             and burst over one store count together: keep their keys apart.
         clock: seconds. Set back, it freezes no key for longer than a burst lasts.
-        sleep, asleep: how `acquire` and `aacquire` wait.
+        sleep: how `acquire` waits.
+        asleep: how `aacquire` waits.
 
     Raises:
         ValueError: limit, period or burst is not a finite number above 0.
