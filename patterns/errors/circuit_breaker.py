@@ -30,7 +30,6 @@ from typing import Any, Literal, TypeAlias
 import httpx
 
 __all__ = [
-    "TRANSITIONS",
     "CircuitBreaker",
     "CircuitBreakerTransport",
     "CircuitOpenError",
@@ -200,7 +199,7 @@ class CircuitBreaker:
         probe_lease: float = 30.0,
         name: str = "",
         on_transition: Callable[[CircuitBreaker, State, State], object] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if not 0 < failure_rate_threshold <= 1:
             raise ValueError("a failure rate is above 0 and at most 1")
@@ -215,7 +214,7 @@ class CircuitBreaker:
         self.wait_duration_in_open_state = wait_duration_in_open_state
         self.permitted_calls_in_half_open = permitted_calls_in_half_open
         self.probe_lease, self.name = probe_lease, name
-        self.on_transition, self._clock = on_transition, clock
+        self.on_transition, self._clock = on_transition, clock or time.monotonic
         self._period = 0
         self._begin()
 

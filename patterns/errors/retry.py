@@ -135,7 +135,7 @@ class RetryBudget:
         *,
         max_tokens: float = 10,
         per_second: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         numbers = (ratio, min_tokens, max_tokens, per_second)
         if not all(0 <= number < math.inf for number in numbers):
@@ -144,7 +144,8 @@ class RetryBudget:
         self.max_tokens = max(max_tokens, min_tokens)
         #: Retries that were allowed, and those that were not.
         self.taken = self.refused = 0
-        self._tokens, self._clock, self._then = float(min_tokens), clock, clock()
+        self._tokens, self._clock = float(min_tokens), clock or time.monotonic
+        self._then = self._clock()
         self._lock = threading.Lock()
 
     @property
@@ -517,16 +518,16 @@ class RetryTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport,
         policy: RetryPolicy | None = None,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], object] = time.sleep,
-        asleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], object] | None = None,
+        asleep: Callable[[float], Awaitable[object]] | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
         self.policy = policy or RetryPolicy()
-        self.clock, self.now, self.random = clock, now, random
+        self.clock, self.now, self.random = clock or time.monotonic, now, random
         self._transport: Any = transport
-        self._sleep, self._asleep = sleep, asleep
+        self._sleep, self._asleep = sleep or time.sleep, asleep or asyncio.sleep
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request until it is settled."""

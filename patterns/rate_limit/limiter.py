@@ -39,7 +39,6 @@ __all__ = [
     "gcra",
 ]
 
-# ruff: noqa: ASYNC109
 _LONGEST = 64  # characters of a key that is held as it is, and not as a digest
 _FEW = 1024  # keys in memory up to which none is looked through
 _PAUSE = 1.0  # seconds for which a server that cannot be had is left alone
@@ -160,8 +159,8 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
         self._enter, self._leave = self._lock.acquire, self._lock.release
 
     def reserve(self, key: str, cost: float, patience: float, mark: Any = None) -> Any:
-        if mark is not None:
-            return self._give_back(_short(key), cost, mark)
+        if mark is not None:  # of a turn, under the key that it was counted by
+            return self._give_back(mark[0], mark[1], cost)
         self._enter()  # `with` takes twice as long
         try:
             now = self._clock() * self._rate
@@ -184,7 +183,7 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
             self._leave()
         if excess <= self._grace or excess > patience:
             return decide(excess, cost, self._rate, self._grace)
-        return Reservation(excess / self._rate, tat)
+        return Reservation(excess / self._rate, (key, tat))
 
     def _turn(self, at: Any, cost: float, tat: float, now: float, wait: float) -> float:
         """Return the turn of a request that has to wait, and take it if in time."""
@@ -200,10 +199,10 @@ class _Table:  # the keys of one limit; the lock is held over arithmetic only
             self._tats[at] = tat
         return tat
 
-    def _give_back(self, key: str, cost: float, mark: float) -> None:
+    def _give_back(self, key: Any, turn: float, cost: float) -> None:
         with self._lock:
             spare = self._spare.setdefault(key, [])
-            bisect.insort(spare, (mark, cost))
+            bisect.insort(spare, (turn, cost))
             while spare and spare[-1][0] == self._tats.get(key):
                 self._tats[key] -= spare.pop()[1]
 
@@ -252,8 +251,9 @@ class RedisStore:
 
     A decision is one round trip, by the server's clock. A key is `prefix`, rate, burst
     and key, and expires once it is as good as new. A turn that is given up is free if
-    it was the last. A server that cannot be had is left alone for a second, after a
-    warning in the log, so that not every request waits for a timeout.
+    it was the last, and else lost: where many give up, wait with a `timeout`, by which
+    a turn too far off is not even taken. A server that cannot be had is left alone for
+    a second, after a warning in the log, so that not every request waits for it.
 
     Args:
         client: of `redis` or `valkey`, blocking or async, for one server or a cluster.
@@ -286,7 +286,7 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
 
     def reserve(self, key: str, cost: float, patience: float, mark: Any = None) -> Any:
         store, now, ask = self._store, self._clock(), (key, cost, patience, mark)
-        if 0 < store._until - now <= _PAUSE:
+        if isinstance(mark, tuple) or 0 < store._until - now <= _PAUSE:
             return self._instead(*ask)
         store._until = store._until and now + _PAUSE  # one tries, and no other waits
         name = (self._prefix + _short(key)).encode("utf-8", "surrogatepass")
@@ -324,25 +324,27 @@ class _Calls:  # of the script for one limit, blocking or async as the client is
     def _instead(self, key: str, cost: float, patience: float, mark: Any) -> Any:
         if self._store._policy == "deny":
             return Decision(False, 0, _PAUSE, _PAUSE)
-        if self._store._policy == "local" and mark is None:
-            return self._local(key, cost, patience)
+        if self._store._policy == "local" and not isinstance(mark, str | bytes):
+            return self._local(key, cost, patience, mark)
         return decide(cost - self._burst, cost, self._rate)
 
 
 class Limiter:
     """Let `limit` units pass in each `period` seconds, for each key.
 
-    In any span of time no more than `burst` and what the span brings may pass. Threads
-    and tasks may share it: nothing is locked while somebody waits, and turns go in the
-    order of asking, so that small costs do not starve a large one.
+    No span of time lets more pass than `burst` and what it brings. Turns go in order
+    of asking, small costs do not starve a large one, and a turn that is given up is the
+    next caller's. Threads and tasks may share it.
 
     Args:
-        limit, period: units in so many seconds. A request costs one, or what it says.
+        limit: units in a period. A request costs one, or what it says.
+        period: seconds.
         burst: units that may come at once; `limit` and one at least, unless given.
         store: where to remember; in this process, unless given. Limiters of one rate
             and burst over one store count together: keep their keys apart.
         clock: seconds. Set back, it freezes no key for longer than a burst lasts.
-        sleep, asleep: how `acquire` and `aacquire` wait.
+        sleep: how `acquire` waits.
+        asleep: how `aacquire` waits.
 
     Raises:
         ValueError: limit, period or burst is not a finite number above 0.
@@ -361,15 +363,16 @@ class Limiter:
         *,
         burst: float | None = None,
         store: Store | None = None,
-        clock: Clock = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
-        asleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Clock | None = None,
+        sleep: Callable[[float], object] | None = None,
+        asleep: Callable[[float], Awaitable[object]] | None = None,
     ) -> None:
         self.limit, self.period = limit, period
         self.burst = max(1, limit) if burst is None else burst
         if not all(1e-15 < n < 1e15 for n in (limit, period, self.burst)):
             raise ValueError("limit, period and burst are finite numbers above 0")
-        self._rate, self._sleep, self._asleep = limit / period, sleep, asleep
+        self._rate, clock = limit / period, clock or time.monotonic
+        self._sleep, self._asleep = sleep or time.sleep, asleep or asyncio.sleep
         self._reserve = (store or MemoryStore()).open(self._rate, self.burst, clock)
 
     def try_acquire(self, key: str, cost: float = 1) -> Decision:

@@ -125,10 +125,9 @@ class _Limiter(Protocol):
     def limit(self) -> float: ...
     @property
     def period(self) -> float: ...
-    def try_acquire(self, key: str) -> Any: ...
     def atry_acquire(self, key: str) -> Awaitable[Any]: ...
-    def acquire(self, key: str) -> object: ...
-    def aacquire(self, key: str) -> Awaitable[object]: ...
+    def acquire(self, key: str, *, timeout: float) -> object: ...
+    def aacquire(self, key: str, *, timeout: float) -> Awaitable[object]: ...
 
 
 class RateLimit(NamedTuple):
@@ -279,7 +278,7 @@ def _said(response: httpx.Response, now: datetime, max_wait: float) -> _Said:
     """Return what a response says of its origin's limits: units and seconds, by key."""
     said, asked = _Said(), None
     headers = response.headers
-    if response.status_code in (429, 503):
+    if response.status_code in (429, 503) or _WIRE["limit"] in headers:
         # A date is compared with the server's own clock, where it tells that.
         now = _http_date(headers.get("date", ""), now) or now
         lines = headers.get_list("retry-after")
@@ -401,7 +400,8 @@ class ThrottleTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     Args:
         transport: the transport below, of the client's kind.
-        limiter: a pace of one's own, asked with the key.
+        limiter: a pace of one's own: its `acquire` is called with the key and the
+            seconds there are; an error with a `decision` is a refusal.
         max_wait: seconds that a call may wait. One that would wait for longer raises
             `ThrottledError` at once.
         key: names what has a quota of its own; the origin, if not given.
@@ -427,18 +427,19 @@ class ThrottleTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         *,
         max_wait: float = 60.0,
         key: Callable[[httpx.Request], str] = _origin,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], object] = time.sleep,
-        asleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], object] | None = None,
+        asleep: Callable[[float], Awaitable[object]] | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
         if not 0 <= max_wait < math.inf:
             raise ValueError("a wait is a finite number of seconds, and not negative")
         self.limiter, self.max_wait = limiter, max_wait
         self._transport: Any = transport
-        self._key, self._clock, self._now, self._random = key, clock, now, random
-        self._sleep, self._asleep = sleep, asleep
+        self._key, self._now, self._random = key, now, random
+        self._clock = clock or time.monotonic
+        self._sleep, self._asleep = sleep or time.sleep, asleep or asyncio.sleep
         self._origins: dict[str, _Origin] = {}
         self._lock = threading.Lock()
 
@@ -507,10 +508,7 @@ class ThrottleTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
                     await self._pause(block, news, min(wait, left))
                     free = self.limiter is None
                     continue
-                decision = await self._ask("try_acquire", key, block)
-                if not decision.allowed:
-                    self._check(decision.retry_after, left, request)
-                    await self._ask("acquire", key, block)
+                await self._pace(request, key, max(left, 0.0), block)
                 free = True
         finally:
             with self._lock:
@@ -523,10 +521,22 @@ class ThrottleTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             told = f"not sent: it would wait for longer than {self.max_wait:g} s"
             raise ThrottledError(told, retry_after=wait, request=request)
 
-    async def _ask(self, name: str, key: str, block: bool) -> Any:
-        if block:
-            return getattr(self.limiter, name)(key)
-        return await getattr(self.limiter, f"a{name}")(key)
+    async def _pace(
+        self, request: httpx.Request, key: str, left: float, block: bool
+    ) -> None:
+        """Wait for the limiter's turn; a refusal of its own is ours."""
+        limiter: Any = self.limiter
+        try:
+            if block:
+                limiter.acquire(key, timeout=left)
+            else:
+                await limiter.aacquire(key, timeout=left)
+        except Exception as exc:
+            if (decision := getattr(exc, "decision", None)) is None:
+                raise
+            told = f"not sent: it would wait for longer than {self.max_wait:g} s"
+            after = decision.retry_after
+            raise ThrottledError(told, retry_after=after, request=request) from exc
 
     async def _pause(
         self, block: bool, news: Future[None] | None, seconds: float | None
@@ -604,8 +614,10 @@ class ThrottleMiddleware:
         partition_key: Callable[[str], bytes] | None = None,
     ) -> None:
         # §3.1.3: a window is whole seconds. 5 in 0.5 s are 10 in 1 s.
-        limit = Fraction(limiter.limit).limit_denominator(1000)
-        period = Fraction(limiter.period).limit_denominator(1000)
+        limit, period = Fraction(limiter.limit), Fraction(limiter.period)
+        if limit < 1:  # less than one a period: one in several
+            limit, period = Fraction(1), Fraction(math.ceil(period / limit))
+        limit, period = limit.limit_denominator(1000), period.limit_denominator(1000)
         scale = math.lcm(limit.denominator, period.denominator)
         self._q, self._w = int(limit * scale), int(period * scale) or None
         _item(name)

@@ -657,9 +657,7 @@ def test_refusal_has_its_request_and_no_secret(kind, caplog):
         for record in caplog.records
         if record.name == circuit_breaker.__name__
     ]
-    assert logged == [
-        "circuit https://api.test: closed -> open (failure rate reached)"
-    ]
+    assert logged == ["circuit https://api.test: closed -> open (failure rate reached)"]
 
 
 def test_origins_are_bounded():

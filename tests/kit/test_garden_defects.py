@@ -665,7 +665,7 @@ def a_draft_called_a_standard(house):
     path = "docs/specs.yml"
     house.write(path, re.sub(r"(?<=status: )draft", "informational", house.read(path)))
     draft = next(s.id for s in house.vault().specs.values() if _no_draft(s))
-    return path, house.line(path, draft)
+    return path, house.line(path, f"- id: {draft}")
 
 
 def _no_draft(spec):

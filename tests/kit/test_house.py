@@ -26,8 +26,9 @@ LONGEST_FILE = 450
 LONGER = {
     "errors/retry": 600,  # the policy, the budget, Retry-After's dates, the deadline
     "pagination/paginator": 1020,  # seven styles, the Link parser, and both walks
+    "rate_limit/limiter": 470,  # two stores, and turns by reservation over both
+    "rate_limit/throttle": 690,  # both halves of one draft, and the fields between
     "webhooks/outbox": 640,  # one set of tables: producers and workers, two engines
-    "rate_limit/throttle": 680,  # both halves of one draft, and the fields between
 }
 LONGEST_FUNCTION = 45
 SPDX = [
@@ -154,8 +155,7 @@ def test_httpx_is_imported_in_one_line(pattern: Pattern) -> None:
 def test_all_is_sorted_and_true(pattern: Pattern) -> None:
     """`__all__` is sorted, its names exist, and it has every public definition."""
     assert pattern.exports
-    in_order = sorted(set(pattern.exports), key=lambda name: (not name.isupper(), name))
-    assert list(pattern.exports) == in_order  # constants first, as ruff has it
+    assert list(pattern.exports) == sorted(set(pattern.exports))
     defined = {
         target.id if isinstance(target, ast.Name) else ""
         for node in pattern.tree.body

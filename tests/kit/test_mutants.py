@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def mutants():
         for block in path.read_text("utf-8").strip().split("\n===\n"):
             test, _, rest = block.partition("\n")
             old, new = rest.split("\n---\n")
-            yield pytest.param(f"{folder}/{stem}", test, old, new, id=f"{test}-{stem}")
+            mutant = f"{folder}/{stem}", test, old, new
+            yield pytest.param(mutant, id=f"{test}-{stem}")
 
 
 def test_every_pattern_has_mutants():
@@ -34,25 +36,44 @@ def test_every_pattern_has_mutants():
     }
 
 
-@pytest.mark.parametrize(("name", "test", "old", "new"), list(mutants()))
-def test_mutant_dies(name, test, old, new, tmp_path):
-    """The named test fails on the module with the trap in it."""
+@pytest.fixture(scope="module")
+def runs(request, tmp_path_factory):
+    """Return the outcomes to come, by test; as many runs at once as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        wanted = [item for item in request.session.items if "runs" in item.fixturenames]
+        yield {
+            item.callspec.id: pool.submit(
+                run, *item.callspec.params["mutant"], tmp_path_factory.mktemp("mutant")
+            )
+            for item in wanted
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+def run(name, test, old, new, place):
+    """Run the named test on the module with the trap in it."""
     folder, stem = name.split("/")
     for part in (f"patterns/{folder}", f"tests/{folder}", "tests/vectors"):
-        shutil.copytree(ROOT / part, tmp_path / part)
-    (tmp_path / "patterns/__init__.py").touch()
-    module = tmp_path / "patterns" / folder / f"{stem}.py"
+        shutil.copytree(ROOT / part, place / part)
+    (place / "patterns/__init__.py").touch()
+    module = place / "patterns" / folder / f"{stem}.py"
     text = module.read_text("utf-8")
-    assert text.count(old) == 1
+    assert text.count(old) == 1, f"{name} does not have, or not once: {old}"
     module.write_text(text.replace(old, new), "utf-8")
     node = f"tests/{folder}/test_{stem}.py::{test}"
     options = ["-x", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=."]
-    run = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "pytest", node, *options],
-        cwd=tmp_path,
+        cwd=place,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert run.returncode == 1, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("mutant", list(mutants()))
+def test_mutant_dies(mutant, runs, request):
+    """The named test fails on the module with the trap in it."""
+    done = runs[request.node.callspec.id].result()
+    assert done.returncode == 1, done.stdout + done.stderr

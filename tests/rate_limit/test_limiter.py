@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-import inspect
 import itertools
 import logging
 import math
@@ -314,10 +313,34 @@ def test_defaults():
     assert [limiter.Limiter(n, 1).burst for n in (10, 1, 0.5, 2.5)] == [10, 1, 1, 2.5]
     it = limiter.Limiter(10, 60, burst=3)
     assert (it.limit, it.period, it.burst) == (10, 60, 3)
-    times = inspect.signature(limiter.Limiter).parameters
-    assert times["clock"].default is time.monotonic
-    assert times["sleep"].default is time.sleep
-    assert times["asleep"].default is asyncio.sleep
+
+
+def test_the_clock_is_looked_up_when_a_limiter_is_made(monkeypatch):
+    """Who replaces the time module's functions for a test has them replaced here."""
+    slept, now = [], [5.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", slept.append)
+    it = limiter.Limiter(1, 60)
+    assert it.try_acquire("k").allowed
+    assert not it.try_acquire("k").allowed
+    it.acquire("k")
+    assert slept == [pytest.approx(60)]
+    now[0] += 120
+    assert it.try_acquire("k").allowed
+
+
+def test_cancelled_newcomers_where_there_is_no_room():
+    """Who shares a key gives its turn back under that key."""
+    clock = Clock(0.0)
+    store = limiter.MemoryStore(max_keys=1)
+    it = limiter.Limiter(1, 1, store=store, clock=clock)
+    it.try_acquire("held")
+    reserve = it._reserve
+    it.try_acquire("new")
+    turns = [reserve("new", 1, math.inf) for _ in range(9)]
+    for turn in reversed(turns):
+        reserve("new", 1, 0.0, turn.mark)
+    assert it.try_acquire("other").retry_after == pytest.approx(1)
 
 
 @pytest.mark.parametrize("count", [1, 20])

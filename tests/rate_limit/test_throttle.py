@@ -402,6 +402,12 @@ def test_retry_after_elsewhere(status):
     assert waits((status, {"Retry-After": "20"})) == [0]
 
 
+def test_retry_after_beside_a_window():
+    """Beside the field it goes first with any status (draft §7)."""
+    window = {"RateLimit": '"a";r=0;t=60', "Retry-After": "20"}
+    assert waits((200, window)) == [pytest.approx(20)]
+
+
 def test_the_longest_retry_after_counts():
     """Of several lines that can be read, the longest wait counts."""
     lines = [("Retry-After", value) for value in ("5", "x", "20", "10")]
@@ -678,6 +684,13 @@ def test_bounds_that_are_refused(max_wait):
 # --- the limiter
 
 
+class TooLate(Exception):
+    """What a limiter raises whose turn is too far off."""
+
+    def __init__(self, decision):
+        self.decision = decision
+
+
 class Pace:
     """A limiter: one call in so many seconds; it tells what it was asked."""
 
@@ -700,14 +713,19 @@ class Pace:
     async def atry_acquire(self, key, cost=1):
         return self.try_acquire(key)
 
-    def acquire(self, key, cost=1):
-        self.sleep(self.reserve())
+    def acquire(self, key, *, timeout):
+        if wait := self.reserve(key, timeout):
+            self.sleep(wait)
 
-    async def aacquire(self, key, cost=1):
-        await asyncio.sleep(self.reserve())
+    async def aacquire(self, key, *, timeout):
+        if wait := self.reserve(key, timeout):
+            await asyncio.sleep(wait)
 
-    def reserve(self):
+    def reserve(self, key, timeout):
+        self.asked.append(key)
         wait = max(self.next - self.clock(), 0.0)
+        if wait > timeout:
+            raise TooLate(SimpleNamespace(retry_after=wait))
         self.next = self.clock() + wait + self.period
         return wait
 
