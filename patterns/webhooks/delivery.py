@@ -52,18 +52,18 @@ State: TypeAlias = Literal[
 #: dies says nothing, and so the lease alone lets another in. **Dead**: given up, and
 #: kept. **Cancelled**: its endpoint was disabled. Only a person leads back from an end.
 TRANSITIONS: dict[tuple[State, str], State] = {
-    ("pending", "a worker claims it"): "sending",
-    ("pending", "the endpoint is disabled"): "cancelled",
-    ("sending", "the endpoint takes it"): "succeeded",
-    ("sending", "the attempt fails"): "retrying",
-    ("sending", "the last attempt fails"): "dead",
-    ("sending", "the lease runs out"): "sending",
-    ("sending", "the endpoint is disabled"): "cancelled",
-    ("retrying", "a worker claims it"): "sending",
-    ("retrying", "the endpoint is disabled"): "cancelled",
-    ("succeeded", "somebody replays it"): "pending",
-    ("dead", "somebody replays it"): "pending",
-    ("cancelled", "somebody replays it"): "pending",
+    ("pending", "claimed"): "sending",
+    ("pending", "disabled"): "cancelled",
+    ("sending", "taken"): "succeeded",
+    ("sending", "failed"): "retrying",
+    ("sending", "given up"): "dead",
+    ("sending", "lease over"): "sending",
+    ("sending", "disabled"): "cancelled",
+    ("retrying", "claimed"): "sending",
+    ("retrying", "disabled"): "cancelled",
+    ("succeeded", "replayed"): "pending",
+    ("dead", "replayed"): "pending",
+    ("cancelled", "replayed"): "pending",
 }
 
 _SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)

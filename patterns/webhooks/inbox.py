@@ -53,12 +53,12 @@ _Answer: TypeAlias = tuple[int, dict[str, str], bytes]
 #: **Received**: safe, as the producer knows. **Processing**: under a lease; if a worker
 #: dies, its changes are rolled back. **Dead**: left alone until somebody requeues it.
 TRANSITIONS: dict[tuple[State, str], State] = {
-    ("received", "a worker claims it"): "processing",
-    ("processing", "the lease runs out and a worker claims it"): "processing",
-    ("processing", "the handler succeeds"): "processed",
-    ("processing", "the handler fails"): "received",
-    ("processing", "the last attempt fails"): "dead",
-    ("dead", "it is requeued"): "received",
+    ("received", "claimed"): "processing",
+    ("processing", "lease over"): "processing",
+    ("processing", "applied"): "processed",
+    ("processing", "failed"): "received",
+    ("processing", "given up"): "dead",
+    ("dead", "requeued"): "received",
 }
 
 # `?` and what is in braces is written as the database has them. `due` is when a row
@@ -285,7 +285,7 @@ class Inbox:
         "processing" if the lease was lost to another worker. Errors of the database
         itself go through: begin anew with another connection.
         """
-        now, state = self.clock(), TRANSITIONS["received", "a worker claims it"]
+        now, state = self.clock(), TRANSITIONS["received", "claimed"]
         with _transaction(conn):
             row = _execute(conn, _CLAIM, now, state, now + self.lease).fetchone()
         if row is None:
@@ -302,10 +302,10 @@ class Inbox:
                         raise TypeError("a handler is a plain function, not async")
                     if isinstance(conn, sqlite3.Connection) and not conn.in_transaction:
                         raise RuntimeError("a handler must not end the transaction")
-                    return self._settle(conn, message, "the handler succeeds", "")
+                    return self._settle(conn, message, "applied", "")
             except Exception as exc:
                 error = f"{type(exc).__name__}: {exc}"
-        event = "the last attempt fails" if is_last else "the handler fails"
+        event = "given up" if is_last else "failed"
         with _transaction(conn):
             return self._settle(conn, message, event, error)
 
@@ -324,7 +324,7 @@ class Inbox:
 
     def requeue(self, conn: Conn, source: str | None = None, id: Any = None) -> int:
         """Make dead messages due, all or those named; return their number."""
-        values = TRANSITIONS["dead", "it is requeued"], self.clock(), source, id
+        values = TRANSITIONS["dead", "requeued"], self.clock(), source, id
         return int(_execute(conn, _REQUEUE, *values).rowcount)
 
     def purge(self, conn: Conn, before: float | None = None) -> int:
