@@ -24,6 +24,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -68,6 +69,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 
 _SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _STORED = 2_000  # characters of an answer that are kept
+_BODY = 1.0  # seconds for it: one that drips must not hold its place
 _MONTH = "(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 _MONTHS = re.findall("[A-Z][a-z]{2}", _MONTH)
 _TIME = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>[0-5]\d|60)"
@@ -317,7 +319,9 @@ class Dispatcher:
         self._policy, self._random, self._now = policy or Policy(), random, now
         self._timeout, self._lease, self._poll = timeout, lease, poll
         self._slots, self._per_endpoint = concurrency, per_endpoint
-        self._max_answer, self._threaded = max_answer, threaded
+        self._max_answer = max_answer
+        # Its own threads: those of the event loop may all be waiting for somebody else.
+        self._pool = ThreadPoolExecutor(4, "webhook-store") if threaded else None
         self._headers = {"content-type": "application/json", "user-agent": user_agent}
         self._headers["accept-encoding"] = "identity"  # small may unpack to huge
 
@@ -383,7 +387,9 @@ class Dispatcher:
             await self._call(partial(self._store.settle, done, self._next))
 
     async def _call(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.to_thread(work) if self._threaded else work()
+        if self._pool is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _next(self, outcome: Any, attempt: int, health: _Health, now: float) -> Next:
         known, random = Health(*health), self._random
@@ -403,7 +409,9 @@ class Dispatcher:
                     after = _retry_after(response, now)
                     # Taken is taken, whatever becomes of the body.
                     outcome = Outcome(response.status_code, retry_after=after)
-                    outcome = outcome._replace(answer=await self._read(response))
+                    async with asyncio.timeout(_BODY):
+                        answer = await self._read(response)
+                    outcome = outcome._replace(answer=answer)
                 finally:
                     await response.aclose()
         except (TimeoutError, httpx.TimeoutException):

@@ -23,7 +23,9 @@ import asyncio
 import inspect
 import re
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -82,6 +84,7 @@ _NAME = re.compile(rf"({_LABEL}\.)+[a-z]([a-z0-9-]{{0,61}}[a-z0-9])?")
 _LOCAL_NAMES = (".local", ".internal", ".home.arpa")
 _PORTS = {"http": 80, "https": 443}
 _TRIES = 4  # addresses of one name that are dialled
+_THREADS, _LOOKUPS = 64, 4  # for lookups, and of those for one host
 _UNREACHED = (httpx.ConnectError, httpx.ConnectTimeout)  # and so nothing was sent
 
 
@@ -289,10 +292,23 @@ def _resolve(host: str, port: int) -> list[str]:
     return [str(info[4][0]) for info in infos]
 
 
-async def _aresolve(host: str, port: int) -> list[str]:
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(info[4][0]) for info in infos]
+class _Lookups:
+    """Lookups in threads of their own: one that hangs cannot be ended, only left.
+
+    Of one host only some are under way, or those that hang would take all threads.
+    """
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(_THREADS, "lookup")
+        self._under_way: Counter[str] = Counter()
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        if self._under_way[host] >= _LOOKUPS:
+            raise OSError("too many lookups of one host are under way")
+        self._under_way[host] += 1
+        work = self.pool.submit(_resolve, host, port)
+        work.add_done_callback(lambda _: self._under_way.subtract([host]))
+        return await asyncio.wrap_future(work)
 
 
 class EgressTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -305,8 +321,9 @@ class EgressTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     client could follow, at any setting. What the body may cost is for the caller to
     bound.
 
-    A lookup by an async client takes a thread of the event loop's, for no longer than
-    the timeout as far as the caller sees. A blocking one takes what the system allows.
+    A lookup by an async client takes a thread of the transport's own, for as long as
+    the system does, though the caller waits no longer than the timeout for connecting.
+    A blocking one takes what the system allows.
 
     Args:
         transport: the transport below, of the client's kind, for HTTP/1.1; httpx's own
@@ -351,7 +368,8 @@ class EgressTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             self._sync = httpx.HTTPTransport(verify=context)
             self._async = httpx.AsyncHTTPTransport(verify=context)
         self._resolve: Any = resolve or _resolve
-        self._aresolve: Any = resolve or _aresolve
+        self._lookups = _Lookups()
+        self._aresolve: Any = resolve or self._lookups
         self._loopback = allow_loopback
         self._check = partial(
             check_url,
@@ -406,6 +424,7 @@ class EgressTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the transport below."""
+        self._lookups.pool.shutdown(wait=False, cancel_futures=True)
         await self._async.aclose()
 
 

@@ -369,8 +369,15 @@ class WebhookReceiver:
     rate: int | str = "*"
     is_wanted: IsWanted | None = None  # for WebSub's GET
 
+    def __post_init__(self) -> None:
+        if self.refused not in (200, 202, 400, 401, 403):
+            raise ValueError("refused is 200, 202, 400, 401 or 403")
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
+        if scope["type"] == "websocket":  # refused before it is one
+            await send({"type": "websocket.close", "code": 1000})
+            return
         if scope["type"] != "http":
             raise RuntimeError("a webhook is an HTTP request")
         try:
@@ -426,6 +433,7 @@ class WebhookReceiver:
                 return None
             if not event.get("more_body"):
                 return bytes(body)
+            await asyncio.sleep(0)  # or a server that never suspends has no time limit
 
     def _shake_hands(self, scope: Any) -> _Answer:
         if scope["method"] == "GET" and self.is_wanted:

@@ -78,6 +78,7 @@ _MATCHES = """EXISTS (SELECT 1 FROM webhook_subscription s WHERE s.endpoint = e.
     substr(m.event_type, 1, length(s.pattern) - 1) = rtrim(s.pattern, '*')))"""
 _ADD = """INSERT INTO webhook_message (id, tenant, event_type, payload, created)
     VALUES (:id, :tenant, :type, :payload, :now) ON CONFLICT (id) DO NOTHING"""
+_WHOSE = "SELECT tenant, event_type FROM webhook_message WHERE id = :id"
 _FAN_OUT = f"""INSERT INTO webhook_delivery (message, endpoint, state, due)
     SELECT m.id, e.id, 'pending', m.created FROM webhook_message m
     JOIN webhook_endpoint e ON e.tenant = m.tenant
@@ -320,6 +321,8 @@ class Outbox:
         max_payload: int = 262_144,
         clock: Callable[[], float] | None = None,
     ) -> None:
+        if isinstance(event_types, str):
+            raise ValueError("event_types is a collection of names")
         self._connect, self._idle = connect, list[Any]()
         self._types = None if event_types is None else {*event_types, _DISABLED}
         self._max_payload, self._clock = max_payload, clock
@@ -409,13 +412,14 @@ class Outbox:
             event_type: such as `invoice.paid`.
             data: a JSON value, sent as `{"type", "timestamp", "data"}`; or bytes, sent
                 as they are.
-            id: of the event, without dots. Publishing an id again changes nothing.
+            id: of the event, without dots, and its own over all tenants. Publishing it
+                again changes nothing.
             tenant: whose endpoints get it.
             now: when it happened, as the payload tells.
 
         Raises:
-            ValueError: the type is unknown, the id malformed, or the body no JSON or
-                over the limit.
+            ValueError: the type is unknown, the id malformed or another event's, or
+                the body no JSON or over the limit.
             NotInTransactionError: the connection is in no transaction.
         """
         self._check_type(event_type, _TYPE)
@@ -424,7 +428,8 @@ class Outbox:
             raise ValueError("an id is 1 to 64 of A-Z, a-z, 0-9, _ and -")
         clock = self._clock or time.time
         payload = _body(event_type, data, clock() if now is None else now)
-        if (size := len(payload)) > self._max_payload:
+        size, ours = len(payload), event_type == _DISABLED
+        if size > self._max_payload and not ours:
             raise ValueError(f"a payload of {size} bytes is over {self._max_payload}")
         values: dict[str, Any] = {"id": id, "tenant": tenant, "payload": payload}
         session, add = _Session(conn), _ADD
@@ -434,6 +439,8 @@ class Outbox:
             add = add.replace(":now", session.dialect["now"])
         if session.run(add, type=event_type, **values).rowcount:
             session.run(_FAN_OUT, id=id)
+        elif tuple(session.one("event", _WHOSE, id=id)) != (tenant, event_type):
+            raise ValueError(f"the id {id} is that of another event")
         return id
 
     def replay(

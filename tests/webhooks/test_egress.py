@@ -5,6 +5,7 @@ import ipaddress
 import json
 import pickle
 import socket
+import threading
 from pathlib import Path
 
 import httpx
@@ -495,6 +496,31 @@ def test_an_async_resolver():
     below = Below()
     send("async", egress.EgressTransport(below, resolve=resolve))
     assert below.dialled == [PUBLIC]
+
+
+def test_lookups_of_one_host_are_bounded(monkeypatch):
+    """Lookups that hang hold a few threads of the transport's own, and no others."""
+    go = threading.Event()
+
+    def hang(host, port, **_):
+        assert go.wait(20)
+        return [(2, 1, 6, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+
+    async def main():
+        lookups = egress._Lookups()
+        work = [asyncio.ensure_future(lookups("slow.test", 443)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(OSError, match="too many"):
+            await lookups("slow.test", 443)
+        go.set()
+        assert await lookups("other.test", 443) == ["8.8.8.8"]
+        assert await asyncio.gather(*work) == [["8.8.8.8"]] * 4
+        assert lookups._under_way["slow.test"] == 0
+        lookups.pool.shutdown()
+
+    asyncio.run(main())
 
 
 def test_a_lookup_that_hangs():

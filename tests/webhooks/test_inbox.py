@@ -941,12 +941,46 @@ def test_a_cancelled_request_is_not_answered():
         ask(inbox.WebhookReceiver(verify, accept), b"{}")
 
 
-@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
-def test_what_is_no_request(kind):
-    """Lifespan and WebSocket are not for it, which servers take from the error."""
+def test_what_is_no_request():
+    """Lifespan is not for it, which servers take from the error."""
     app = inbox.WebhookReceiver(verify, Accepted())
     with pytest.raises(RuntimeError, match="HTTP"):
-        asyncio.run(app({"type": kind}, None, None))
+        asyncio.run(app({"type": "lifespan"}, None, None))
+
+
+def test_an_upgrade_is_refused():
+    """A WebSocket is closed before it is one, which servers answer with 403."""
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    app = inbox.WebhookReceiver(verify, Accepted())
+    asyncio.run(app({"type": "websocket"}, None, send))
+    assert sent == [{"type": "websocket.close", "code": 1000}]
+
+
+def test_a_server_that_never_suspends():
+    """Empty pieces without end run into the time limit as well."""
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    app = inbox.WebhookReceiver(verify, Accepted(), timeout=0.05)
+    asyncio.run(app({"type": "http", "method": "POST", "headers": []}, receive, send))
+    assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize("status", [199, 204, 299, 500])
+def test_refusals_that_make_no_sense(status):
+    """A status that cannot be sent so is refused where the receiver is made."""
+    with pytest.raises(ValueError, match="refused"):
+        inbox.WebhookReceiver(verify, Accepted(), refused=status)
 
 
 def test_slack_is_answered_once_verified():

@@ -159,6 +159,21 @@ def test_publishing_an_id_again_changes_nothing(box):
     assert json.loads(claim.payload)["data"] == 1
 
 
+def test_an_id_of_another_event(box):
+    """An id that another tenant or type has is no repetition, and is refused."""
+    box.publish("a", 1, id="evt_1")
+    for other in ({"event_type": "b"}, {"tenant": "other"}):
+        event = {"event_type": "a", "data": 1, "id": "evt_1", **other}
+        with pytest.raises(ValueError, match="another event"):
+            box.publish(**event)
+
+
+def test_event_types_are_a_collection():
+    """One name is no list of its letters."""
+    with pytest.raises(ValueError, match="collection"):
+        outbox.Outbox(event_types="a.b")
+
+
 def recursive():
     """Return a list deeper than any parser goes."""
     deep = []
