@@ -58,7 +58,8 @@ def run(name, test, old, new, place):
     """Run the named test on the module with the trap in it."""
     folder, stem = name.split("/")
     for part in (f"patterns/{folder}", f"tests/{folder}", "tests/vectors"):
-        shutil.copytree(ROOT / part, place / part)
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / part, place / part, ignore=skipped)
     (place / "patterns/__init__.py").touch()
     module = place / "patterns" / folder / f"{stem}.py"
     text = module.read_text("utf-8")
