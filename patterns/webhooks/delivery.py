@@ -70,9 +70,13 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 _SCHEDULE = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _STORED = 2_000  # characters of an answer that are kept
 _BODY = 1.0  # seconds for it: one that drips must not hold its place
+# Twin of _MONTH in errors/retry.py.
 _MONTH = "(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+# Twin of _MONTHS in errors/retry.py.
 _MONTHS = re.findall("[A-Z][a-z]{2}", _MONTH)
+# Twin of _TIME in errors/retry.py.
 _TIME = r"(?P<hour>\d\d):(?P<minute>\d\d):(?P<second>[0-5]\d|60)"
+# Twin of _DATES in errors/retry.py.
 _DATES = [  # RFC 9110 §5.6.7: IMF-fixdate, and the two obsolete forms
     re.compile(pattern, re.ASCII)
     for pattern in (
