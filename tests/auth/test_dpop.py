@@ -274,6 +274,7 @@ PEM = ECKey.import_key(EC_JWK).as_pem(private=True)
         ECKey.generate_key("secp256k1").as_dict(private=True),
         SMALL,
     ],
+    ids=lambda key: "key",  # the same names in each run
 )
 @pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
 def test_no_key(key):
