@@ -43,8 +43,7 @@ __all__ = [
 # Of each algorithm type and curve of its keys (RFC 7518 §3.1, RFC 9864 §2.2).
 _ALGORITHMS = {
     **{"ES256": ("EC", "P-256"), "ES384": ("EC", "P-384"), "ES512": ("EC", "P-521")},
-    **dict.fromkeys(("RS256", "RS384", "RS512"), ("RSA", "")),
-    **dict.fromkeys(("PS256", "PS384", "PS512"), ("RSA", "")),
+    **dict.fromkeys((f"{k}S{n}" for k in "RP" for n in (256, 384, 512)), ("RSA", "")),
     "Ed25519": ("OKP", "Ed25519"),
 }
 _ALIASES = {"EdDSA": "Ed25519"}  # RFC 9864 §4.1.2: the older name, still in use
@@ -115,27 +114,30 @@ class MemoryReplayStore:
 
     In several processes a proof passes once in each: give those a store in common. When
     full it refuses, since what is forgotten early would pass twice: limit how often a
-    client may call.
+    client may call. When the clock was set back, it refuses what it may have forgotten.
 
     Args:
         limit: proofs that are remembered; each is for two windows at the most.
 
     >>> store = MemoryReplayStore()
-    >>> [store.add("key", expires=60, now=now) for now in (0, 60, 61)]
+    >>> [store.add("key", expires=now + 60, now=now) for now in (0, 60, 61)]
     [True, False, True]
     """
 
     def __init__(self, limit: int = 100_000) -> None:
         self._limit, self._lock = limit, threading.Lock()
-        self._keys: set[str] = set()
+        self._forgotten, self._keys = float("-inf"), set[str]()
         self._ends: list[tuple[float, str]] = []
 
     def add(self, key: str, *, expires: float, now: float) -> bool:
         """Remember a key; tell whether it is new, and was not one too many."""
         with self._lock:
             while self._ends and self._ends[0][0] < now:
-                self._keys.discard(heapq.heappop(self._ends)[1])
-            if key in self._keys or len(self._keys) >= self._limit:
+                end, old = heapq.heappop(self._ends)
+                self._forgotten = max(self._forgotten, end)
+                self._keys.discard(old)
+            doubtful = expires <= self._forgotten
+            if doubtful or key in self._keys or len(self._keys) >= self._limit:
                 return False
             self._keys.add(key)
             heapq.heappush(self._ends, (expires, key))
@@ -259,10 +261,12 @@ def _target(scope: Scope, origin: str | None) -> str:
     """Return the URL of an ASGI request, or what is none if its `Host` is no host."""
     if origin is None:  # of two hosts, a proxy could believe the other (RFC 9112 §3.2)
         hosts = [host.decode("latin-1") for host in _fields(scope, b"host")]
-        origin = f"{scope['scheme'].replace('ws', 'http')}://{','.join(hosts)}"
+        scheme = scope.get("scheme", "http").replace("ws", "http")
+        origin = f"{scheme}://{','.join(hosts)}"
         if len(hosts) != 1 or not _is_origin(origin):  # a `?` would hide the path
             return ""
-    raw = scope.get("raw_path") or quote(scope["path"], "/!$&'()*+,;=:@~").encode()
+    path = scope["path"].encode("utf-8", "surrogatepass")
+    raw = scope.get("raw_path") or quote(path, "/!$&'()*+,;=:@~").encode()
     return origin.rstrip("/") + raw.decode("latin-1").replace("#", "%23")
 
 
@@ -295,8 +299,7 @@ def _only(proofs: Any) -> str:
     values = [value for value in ([proofs] if is_one else proofs) if value is not None]
     if len(values) != 1:
         raise InvalidProof("multiple" if values else "missing")
-    proof = values[0]
-    proof = proof.decode("latin-1") if isinstance(proof, bytes) else proof
+    proof = values[0].decode("latin-1") if isinstance(values[0], bytes) else values[0]
     if not isinstance(proof, str) or len(proof) > _LARGEST:
         raise InvalidProof("too_large" if isinstance(proof, str) else "malformed")
     return proof
@@ -317,8 +320,7 @@ class DpopVerifier:
         clock: seconds since the epoch.
 
     Raises:
-        ValueError: an algorithm is not known or not asymmetric, the window is not
-            positive, or the origin is no origin of http or https.
+        ValueError: an algorithm, the window or the origin is not as said above.
 
     >>> try:
     ...     DpopVerifier().check([], "GET", "https://api.test/things")
@@ -383,21 +385,19 @@ class DpopVerifier:
             raise TypeError("a token is judged by its claims: give both, or none")
         now = self._clock() if now is None else now
         said, jkt = self._open(_only(proofs))
-        jti, htu, iat = said.get("jti"), said.get("htu"), said.get("iat")
+        jti, htu, iat = said.get("jti"), said.get("htu"), said.get("iat", False)
         if not isinstance(jti, str) or not _JTI.fullmatch(jti):
             raise InvalidProof("jti")
         if said.get("htm") != method:
             raise InvalidProof("htm")
         if not isinstance(htu, str) or _normal(htu) != (_normal(url) or ""):
             raise InvalidProof("htu")
-        if self._nonces is not None and not self._nonces.accepts(
-            said.get("nonce"), now
-        ):
-            raise InvalidProof("nonce", self._nonces.issue(now))
+        nonces, nonce = self._nonces, said.get("nonce")
+        if nonces is not None and not nonces.accepts(nonce, now):
+            raise InvalidProof("nonce", nonces.issue(now))
         # Compared before it is added to: an integer may have thousands of digits.
-        if isinstance(iat, bool) or not isinstance(iat, int | float):
-            raise InvalidProof("iat")
-        if not now - self._window <= iat <= now + self._window:
+        is_time = type(iat) in (int, float)  # a bool is an int
+        if not is_time or not now - self._window <= iat <= now + self._window:
             raise InvalidProof("iat")
         if access_token is not None and claims is not None:
             digest = hashlib.sha256(access_token.encode("utf-8", "surrogatepass"))

@@ -35,7 +35,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import httpx
 
@@ -67,20 +67,26 @@ _ALGORITHMS = {
     "Ed25519": ("OKP", "Ed25519"),
 }
 _ALIASES = {"EdDSA": "Ed25519"}  # RFC 8037 §3.1, deprecated by RFC 9864
-_MEMBERS = {"RSA": "n e", "EC": "crv x y", "OKP": "crv x"}  # public ones: RFC 7518 §6
+# Of each type the numbers of a public key (RFC 7518 §6), and the bytes of coordinates.
+_NUMBERS = {"RSA": ("n", "e"), "EC": ("x", "y"), "OKP": ("x",)}
+_SIZES = {"P-256": 32, "P-384": 48, "P-521": 66, "Ed25519": 32}
+# Modulo each of these a modulus with the weakness ROCA (CVE-2017-15361) is a power of
+# 65537, and a sound one all but never (once in 2^28).
+_ROCA = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 _DEEPEST = 32  # levels of nesting in a token or a key set
 _LATEST = 253402300799  # 9999-12-31T23:59:59Z, the last second that datetime has
-_HEADERS = 32  # genuine headers that are remembered
 _MOST_KEYS = 100
 _TURNS = 3  # flights that a caller waits for, of others
 _LARGEST = 2**19  # bytes of a key set
 _SOONEST, _LONGEST = 60.0, 3600.0  # seconds; what is believed of a max-age
 _MAX_AGE = re.compile(r'(?:^|[,\s])max-age="?(\d{1,10})"?\s*(?:,|$)', re.IGNORECASE)
+_PLAIN: Any = {"auth": None, "follow_redirects": False, "stream": True}  # of a fetch
 _BASE64URL = re.compile("[A-Za-z0-9_-]*")
 # By what is over of four characters: those whose unused bits are zero (RFC 4648 §3.5).
 _TAILS = {2: "AQgw", 3: "AEIMQUYcgkosw048"}
 _log = logging.getLogger(__name__)
 _Verify: TypeAlias = Callable[[bytes, bytes], bool]
+_Parts: TypeAlias = tuple[bytes, bytes, bytes]  # message, signature, payload
 
 
 class InvalidToken(ValueError):
@@ -222,13 +228,11 @@ def _object(raw: bytes) -> dict[str, Any] | None:
     with contextlib.suppress(ValueError, RecursionError):
         text = raw.decode()  # UTF-8 and no BOM: RFC 7515 §2, RFC 8259 §8.1
         value = _JSON.decode(text)
-        if not isinstance(value, dict):
-            return None
         if text.count("[") + text.count("{") > _DEEPEST and not _is_shallow(value):
             return None
         if "\\u" in text:  # a half of a surrogate pair would break whoever prints it
             json.dumps(value, ensure_ascii=False).encode()
-        return value
+        return value if isinstance(value, dict) else None
     return None
 
 
@@ -236,13 +240,19 @@ def _hmac(secret: bytes, digest: str, message: bytes, signature: bytes) -> bool:
     return hmac.compare_digest(hmac.digest(secret, message, digest), signature)
 
 
-def _check_rsa(jwk: Mapping[str, Any]) -> None:
-    """Refuse a modulus or an exponent that is weak, or made to cost time."""
-    n, e = (int.from_bytes(_bytes(jwk[name])) for name in ("n", "e"))
-    # RFC 7518 §3.3: 2048 bits or more. FIPS 186-5 §A.1.1: e is odd and over 2^16.
-    sound = 2048 <= n.bit_length() <= 16384 and 2**16 < e < 2**64
-    if not sound or not n % 2 or not e % 2:
-        raise ValueError("an RSA key that is weak, or none")
+def _check_numbers(kind: str, curve: str | None, raw: list[bytes]) -> None:
+    """Refuse a public key that is weak, made to cost time, or of odd coordinates."""
+    if curve is not None:  # RFC 7518 §6.2.1.2, RFC 8037 §2: they have their full length
+        sound = {*map(len, raw)} == {_SIZES[curve]}
+    else:
+        n, e = map(int.from_bytes, raw)
+        # RFC 7518 §3.3: 2048 bits or more. FIPS 186-5 §A.1.1: e is odd and over 2^16.
+        sound = 2048 <= n.bit_length() <= 16384 and 2**16 < e < 2**64 and n & e & 1 == 1
+        sound = sound and any(
+            n % p not in {pow(65537, k, p) for k in range(p)} for p in _ROCA
+        )
+    if not sound:
+        raise ValueError(f"a key of {kind} that is weak, or none")
 
 
 def _verifiers(jwk: Mapping[str, Any]) -> dict[str, _Verify]:
@@ -270,13 +280,13 @@ def _verifiers(jwk: Mapping[str, Any]) -> dict[str, _Verify]:
         if not fits:
             raise ValueError("a secret that is shorter than the hash")
         return {name: partial(_hmac, secret, f"sha{name[2:]}") for name in fits}
-    if kind == "RSA":
-        _check_rsa(jwk)
+    numbers = {name: jwk[name] for name in _NUMBERS[str(kind)]}
+    _check_numbers(str(kind), curve, [_bytes(number) for number in numbers.values()])
     # Here, since it needs the package cryptography, which a browser does not have.
     from joserfc.jwk import import_key
     from joserfc.jws import JWSRegistry
 
-    public = {name: jwk[name] for name in ("kty", *_MEMBERS[str(kind)].split())}
+    public = {"kty": kind, **({"crv": curve} if curve else {}), **numbers}
     key, registry = import_key(public), JWSRegistry(algorithms=names)
     return {name: partial(registry.get_alg(name).verify, key=key) for name in names}
 
@@ -375,7 +385,8 @@ class JwksCache:
     Args:
         url: https, or http on loopback.
         client: an `httpx.Client` for `verify`, or an `httpx.AsyncClient` for `averify`.
-            If None, each fetch has its own. Redirects are never followed.
+            Its transport and event hooks serve, but its headers, cookies, parameters
+            and auth stay home, and no redirect is followed. None: each fetch its own.
         ttl: seconds that keys are fresh, unless the answer has a `max-age`, which
             counts from 1 minute to 1 hour.
         cooldown: seconds from a fetch that was in vain to the next one.
@@ -521,7 +532,8 @@ class JwksCache:
         body, end = bytearray(), self._clock() + self._timeout
         with contextlib.ExitStack() as stack:
             client: Any = self._client or stack.enter_context(httpx.Client())
-            response = stack.enter_context(client.stream(**self._request()))
+            response = client.send(self._request(client), **_PLAIN)
+            stack.callback(response.close)
             _check_answer(response)
             for chunk in response.iter_bytes():
                 self._take(body, chunk, end)
@@ -532,18 +544,20 @@ class JwksCache:
         async with contextlib.AsyncExitStack() as stack:
             client: Any = self._client
             client = client or await stack.enter_async_context(httpx.AsyncClient())
-            response = await stack.enter_async_context(client.stream(**self._request()))
+            response = await client.send(self._request(client), **_PLAIN)
+            stack.push_async_callback(response.aclose)
             _check_answer(response)
             async for chunk in response.aiter_bytes():
                 self._take(body, chunk, end)
         return self._read(body, response)
 
-    def _request(self) -> dict[str, Any]:
+    def _request(self, client: Any) -> httpx.Request:
         # Not compressed, or some bytes could become many before they are counted. And
-        # public: what the client authenticates with is for others.
+        # not built by the client, whose headers, cookies and parameters are for others.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        limits = {"timeout": self._timeout, "follow_redirects": False, "auth": None}
-        return {"method": "GET", "url": self._url, "headers": headers, **limits}
+        headers["user-agent"] = client.headers.get("user-agent", "")
+        timeout = {"timeout": httpx.Timeout(self._timeout).as_dict()}
+        return httpx.Request("GET", self._url, headers=headers, extensions=timeout)
 
     def _take(self, body: bytearray, chunk: bytes, end: float) -> None:
         body += chunk
@@ -580,17 +594,6 @@ def _check_answer(response: httpx.Response) -> None:
         raise ValueError(f"an answer of {response.status_code}, or a compressed one")
 
 
-class _Opened(NamedTuple):
-    """A token whose form is right; nothing in it is proven yet."""
-
-    header: str
-    alg: str
-    kid: str | None
-    message: bytes
-    payload: bytes
-    signature: bytes
-
-
 class JwtVerifier:
     """Verify tokens of one issuer. Safe across threads and tasks.
 
@@ -598,8 +601,9 @@ class JwtVerifier:
     does nothing else: keys and addresses of keys in it are ignored, and extensions
     (`crit`, `b64`) refused. A key serves where its type, curve, `use`, `key_ops` and
     `alg` let it; a token without `kid` needs exactly one key that fits. Other keys of a
-    set are left out: RSA below 2048 bits, secrets shorter than their hash, and what
-    cannot be read. The claims are read when the signature is known to be good.
+    set are left out: weak ones (RSA below 2048 bits or open to ROCA, secrets shorter
+    than their hash) and what cannot be read. The claims are read when the signature is
+    known to be good.
 
     `iss`, `aud` and `exp` must be there, `nbf` and `iat` hold where they are, `sub` is
     text. Access tokens by RFC 9068 want `typ="at+jwt"` and
@@ -666,7 +670,6 @@ class JwtVerifier:
         self._typ = None if typ is None else _media_type(typ)
         self._leeway, self._max_size = leeway, max_size
         self._clock = clock or time.time
-        self._headers: dict[str, tuple[str, str | None]] = {}
 
     def verify(self, token: str, *, now: float | datetime | None = None) -> Claims:
         """Return the claims of a token that is to be believed.
@@ -680,38 +683,33 @@ class JwtVerifier:
             TypeError, ValueError: the caller's fault: `now` is no time.
         """
         seconds = self._clock() if now is None else _seconds(now)
-        opened = self._open(token)
-        return self._judge(opened, self._keys.get(opened.kid, opened.alg), seconds)
+        alg, kid, parts = self._open(token)
+        return self._judge(parts, self._keys.get(kid, alg), seconds)
 
     async def averify(
         self, token: str, *, now: float | datetime | None = None
     ) -> Claims:
         """Do as `verify`, and wait for keys without blocking the event loop."""
         seconds = self._clock() if now is None else _seconds(now)
-        opened = self._open(token)
-        verify = await self._keys.aget(opened.kid, opened.alg)
-        return self._judge(opened, verify, seconds)
+        alg, kid, parts = self._open(token)
+        return self._judge(parts, await self._keys.aget(kid, alg), seconds)
 
-    def _open(self, token: str) -> _Opened:
+    def _open(self, token: str) -> tuple[str, str | None, _Parts]:
         """Take a token apart, and read its header by the rules given here."""
         if not isinstance(token, str):
             raise InvalidToken("malformed")
         if len(token) > self._max_size:
             raise InvalidToken("too_large")
         try:
-            header, payload, signature = token.split(".", 3)  # five parts are a JWE
-            alg, kid = self._headers.get(header) or self._header(header)
-            proof, content = _bytes(signature), _bytes(payload)
-        except InvalidToken:
-            raise
+            header, payload, signature = map(_bytes, token.split("."))  # a JWE has five
         except ValueError:
             raise InvalidToken("malformed") from None
-        message = f"{header}.{payload}".encode()
-        return _Opened(header, alg, kid, message, content, proof)
+        message = token.rpartition(".")[0].encode()
+        return *self._header(header), (message, signature, payload)
 
-    def _header(self, text: str) -> tuple[str, str | None]:
+    def _header(self, raw: bytes) -> tuple[str, str | None]:
         """Return algorithm and kid, if the header asks for nothing more."""
-        header = _object(_bytes(text))
+        header = _object(raw)
         if header is None:
             raise InvalidToken("malformed")
         if "crit" in header or "b64" in header:  # RFC 7515 §4.1.11, RFC 7797 §7
@@ -725,15 +723,12 @@ class JwtVerifier:
             raise InvalidToken("typ")
         return self._algorithms[alg], header.get("kid")
 
-    def _judge(self, opened: _Opened, verify: _Verify, now: float) -> Claims:
+    def _judge(self, parts: _Parts, verify: _Verify, now: float) -> Claims:
         """Check the signature, and then the claims."""
-        if not verify(opened.message, opened.signature):
+        message, signature, payload = parts
+        if not verify(message, signature):
             raise InvalidToken("signature")
-        if opened.header not in self._headers:  # genuine: nobody can fill this up
-            if len(self._headers) >= _HEADERS:
-                self._headers.clear()
-            self._headers[opened.header] = opened.alg, opened.kid
-        claims = _object(opened.payload)
+        claims = _object(payload)
         if claims is None:
             raise InvalidToken("payload")
         self._check(claims, now)

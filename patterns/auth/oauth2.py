@@ -30,6 +30,7 @@ import ipaddress
 import json
 import logging
 import math
+import os
 import re
 import secrets
 import selectors
@@ -54,7 +55,6 @@ from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import httpx
@@ -98,6 +98,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 
 _TIMEOUT = 10.0  # seconds for a step of a request, with a client of our own
 _OVERALL = 30.0  # seconds for a request with its answer, with any client
+_LATE = f"no whole answer within {_OVERALL:g} s"
 _PATIENCE = 120.0  # seconds until a flight that does not land is given up
 _LOOK = 0.5  # seconds between two looks at whether a flight still has a loop
 _LOCK_WAIT = 45.0  # seconds of waiting for another process's refresh
@@ -111,7 +112,11 @@ _SCOPE = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]{1,4096}")  # RFC 6749 §A.4
 _WEB = re.compile(r"https?://[\x21-\x7e]{1,2000}")
 _TOKENLIKE = re.compile(r"[\w.~+/=-]{24,}")  # what may be a token in a description
 _PARAMETER = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))', re.ASCII)
-_SECRETS = re.compile("client_assertion|client_secret|code.*|device_code|.*token")
+# What of a request may be repeated in an error: all else may be a secret.
+_SHOWN = re.compile(
+    "grant_type|scope|client_id|redirect_uri|response_type|code_challenge_method|"
+    "client_assertion_type|token_type_hint|audience|resource|prompt"
+)
 # What httpx makes of a hostile Location, although it is not to follow it.
 _LOCATION = (httpx.InvalidURL, UnicodeError)
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -124,8 +129,8 @@ class OAuth2Error(Exception):
     `error` is its code (RFC 6749 §5.2 and its kin) or one of ours: `invalid_response`,
     `server_error` (5xx or 429 without a code), `state_mismatch`, `issuer_mismatch`,
     `redirect_mismatch`, `invalid_metadata`, `login_required` (there is no refresh
-    token), `timeout`. `error_description` is the server's sentence without what was
-    sent to it or looks like a token. `retry_after` is in seconds.
+    token), `timeout`. `error_description` is the server's sentence without secrets that
+    were sent to it, or what looks like a token. `retry_after` is in seconds.
     """
 
     def __init__(
@@ -180,20 +185,14 @@ class Token(_Secret):
 
     @classmethod
     def from_dict(cls, members: Mapping[str, Any]) -> Token:
-        """Return the token set of a mapping; members it does not know are left out.
-
-        Raises:
-            ValueError: it is none, or a member is of the wrong kind.
-        """
+        """Return the token set of a mapping, or raise a ValueError if it is none."""
         if not isinstance(members, Mapping):
             raise ValueError("a token set is a mapping")
         known = {n: members[n] for n in cls.__slots__ if members.get(n) is not None}
-        texts = [value for name, value in known.items() if name[:7] != "expires"]
-        times = [value for name, value in known.items() if name[:7] == "expires"]
-        if not all(isinstance(text, str) for text in texts) or not all(
-            map(_finite, times)
-        ):
-            raise ValueError("a token set has texts, and finite numbers of seconds")
+        for name, value in known.items():
+            number = type(value) in (int, float) and abs(value) < 1e12  # and no NaN
+            if not (number if name[:7] == "expires" else isinstance(value, str)):
+                raise ValueError("a token set has texts, and finite numbers of seconds")
         kind = _TYPES.get(known.setdefault("token_type", "Bearer").lower())
         if kind is None or not _VISIBLE.fullmatch(known.get("access_token", "")):
             raise ValueError("a token set has an access token of a known type")
@@ -222,7 +221,7 @@ class TokenStore(Protocol):
         """Give the lock back."""
 
 
-class MemoryTokenStore:
+class MemoryTokenStore(TokenStore):
     """Keep a token set in memory, for those who share this object. Thread-safe."""
 
     def __init__(self) -> None:
@@ -230,19 +229,15 @@ class MemoryTokenStore:
         self._lock = threading.Lock()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the token set, or None."""
         return self._token and dict(self._token)
 
     def save(self, token: dict[str, Any] | None) -> None:
-        """Keep a token set in place of the one before; None forgets it."""
         self._token = token and dict(token)
 
     def try_lock(self) -> bool:
-        """Take the lock, if it is free."""
         return self._lock.acquire(blocking=False)
 
     def unlock(self) -> None:
-        """Give the lock back."""
         self._lock.release()
 
 
@@ -262,13 +257,6 @@ def pkce_challenge(verifier: str) -> str:
         raise ValueError("a code verifier is 43 to 128 unreserved characters")
     digest = hashlib.sha256(verifier.encode()).digest()
     return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
-
-
-def _finite(value: object) -> bool:
-    """Tell whether a JSON value is a number that can be a time."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) < 1e12  # years enough, and NaN is not
 
 
 def _is_loopback(host: str) -> bool:
@@ -352,12 +340,10 @@ def _seconds(headers: httpx.Headers, now: float) -> float | None:
         return None
 
 
-def _words(value: object, hidden: re.Pattern[str]) -> str | None:
-    """Return a server's sentence without secrets, and no longer than a sentence."""
-    if not isinstance(value, str):
-        return None
-    text = _TOKENLIKE.sub("…", hidden.sub("…", value[:4096]))
-    return " ".join(re.sub(r"[^\x20-\x7e…]", " ", text).split())[:300] or None
+def _hiding(text: str) -> str:
+    """Return what finds a secret; a short one as a word, or half a sentence went."""
+    found = re.escape(text)
+    return found if len(text) >= 8 else rf"(?<!\w){found}(?!\w)"
 
 
 def _error(
@@ -371,16 +357,19 @@ def _error(
     It is without the secrets in `known`, which the server may repeat.
     """
     texts = sorted(filter(None, known), key=len, reverse=True)
-    hidden = re.compile(
-        rf"(?<!\w)(?:{'|'.join(map(re.escape, texts))})(?!\w)" if texts else "(?!)"
-    )
+    hidden = re.compile("|".join(map(_hiding, texts)) or "(?!)")
     code, uri = members.get("error"), members.get("error_uri")
     if not isinstance(code, str) or not _CODE.fullmatch(code) or hidden.search(code):
         return None
-    words = _words(members.get("error_description"), hidden)
+    words = members.get("error_description")
+    if isinstance(words, str):  # no longer than a sentence, and of one line
+        words = _TOKENLIKE.sub("…", hidden.sub("…", words[:4096]))
+        words = " ".join(re.sub(r"[^\x20-\x7e…]", " ", words).split())[:300]
+    else:
+        words = None
     if not isinstance(uri, str) or not _WEB.fullmatch(uri) or hidden.search(uri):
         uri = None
-    return OAuth2Error(code, words, uri, status, retry_after)
+    return OAuth2Error(code, words or None, uri, status, retry_after)
 
 
 def _read(answer: _Answer, now: float, known: Iterable[str] = ()) -> dict[str, Any]:
@@ -407,17 +396,17 @@ def _text(value: object, form: re.Pattern[str] = _VISIBLE) -> str | None:
     return value if isinstance(value, str) and form.fullmatch(value) else None
 
 
-def _lifetime(value: object) -> float | None:
-    """Return the seconds that an `expires_in` says; longer than ten years is that.
+def _lifetime(value: object, name: str = "expires_in") -> float | None:
+    """Return the seconds that a member says; longer than ten years is that.
 
-    A number, or digits in a text, as some servers have it; not above 0 is 0.
+    A number, or digits in a text, as some servers have it; below 0 is 0.
     """
     if value is None:
         return None
     if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value):
         value = int(value)
     if type(value) not in (int, float) or value == math.inf:  # a bool is an int
-        raise _unusable("expires_in is no number of seconds")
+        raise _unusable(f"{name} is no number of seconds")
     return float(min(max(value, 0), _TEN_YEARS))  # type: ignore[call-overload]
 
 
@@ -497,15 +486,20 @@ class _Registration:
                 form.update(self.auth(dict(form), url))
         return httpx.Request("POST", url, data=form, headers=headers)
 
-    def ask(self, url: str, form: Mapping[str, Any]) -> _Talk[dict[str, Any]]:
+    def ask(
+        self, url: str, form: Mapping[str, Any], reads: bool = True
+    ) -> _Talk[dict[str, Any]]:
         """Ask the server, and return the members of its answer."""
         request = self.request(url, form)
-        sent = urllib.parse.parse_qsl(request.content.decode())
-        known = [value for name, value in sent if _SECRETS.fullmatch(name)]
-        known.append(self.secret or "")
         answer = yield request
         if isinstance(answer, Exception):
             raise answer
+        if not reads and 200 <= answer.status < 300:
+            return {}
+        sent = urllib.parse.parse_qsl(request.content.decode())
+        known = [value for name, value in sent if not _SHOWN.fullmatch(name)]
+        known += [self.secret or "", request.headers.get("authorization", "")[6:]]
+        known += map(urllib.parse.quote_plus, known[:])
         return _read(answer, self.clock(), known)
 
     def token(
@@ -526,17 +520,12 @@ def private_key_jwt(
     kid: str | None = None,
     lifetime: float = 60,
     clock: Callable[[], float] | None = None,
-) -> Callable[[dict[str, Any], str], Mapping[str, Any]]:
+) -> _Assert:
     """Return a `client_auth` that signs an assertion for each request (RFC 7523 §2.2).
 
-    Args:
-        client_id: issuer and subject of the assertion.
-        key: a private key, as a JWK or as PEM.
-        audience: the server's issuer; without one, the URL that is asked.
-        algorithm: a JWS algorithm; by default the key's own, or one that fits it.
-        kid: the key's name at the server; by default the JWK's.
-        lifetime: seconds.
-        clock: seconds since the epoch.
+    `key` is a private one, as a JWK or as PEM; `kid` its name at the server, by default
+    the JWK's; `algorithm` by default the key's own, or one that fits it. `audience` is
+    the server's issuer; without one, the URL that is asked. `lifetime` is in seconds.
 
     Raises:
         ImportError: the package joserfc is not there.
@@ -563,12 +552,8 @@ def private_key_jwt(
 
     def assertion(form: dict[str, Any], url: str) -> Mapping[str, Any]:
         now = int(seconds())
-        claims: dict[str, Any] = {
-            "iss": client_id,
-            "sub": client_id,
-            "aud": audience or url,
-        }
-        claims["jti"] = secrets.token_urlsafe(24)
+        claims: dict[str, Any] = {"iss": client_id, "sub": client_id}
+        claims |= {"aud": audience or url, "jti": secrets.token_urlsafe(24)}
         claims |= {"iat": now, "exp": math.ceil(now + lifetime)}
         signed = jwt.encode(head, claims, signer, algorithms=[name])
         return {"client_assertion_type": _ASSERTION, "client_assertion": signed}
@@ -601,9 +586,13 @@ def _anew(error: Exception) -> Exception:
     return other
 
 
-def _late(request: httpx.Request) -> httpx.RequestError:
-    told = f"no whole answer within {_OVERALL:g} s"
-    return _anew(httpx.ReadTimeout(told, request=request))  # type: ignore[return-value]
+def _failure(error: Exception) -> _Answer | Exception:
+    """Return what an error of sending comes to."""
+    if isinstance(error, httpx.HTTPStatusError):  # by a hook of the client's
+        return _Answer(error.response.status_code, error.response.headers, b"")
+    if isinstance(error, httpx.RequestError):
+        return _anew(error)
+    return _unusable("the answer is a redirect to nowhere")
 
 
 def _answer(response: httpx.Response, body: bytes) -> _Answer:
@@ -638,16 +627,12 @@ def _send(client: httpx.Client, request: httpx.Request) -> _Answer | Exception:
                     if len(body) > _LARGEST:
                         break
                     if time.monotonic() > until:
-                        return _late(request)
+                        raise httpx.ReadTimeout(_LATE, request=request)
             return _answer(response, bytes(body))
         finally:
             response.close()
-    except httpx.HTTPStatusError as exc:  # by a hook of the client's
-        return _Answer(exc.response.status_code, exc.response.headers, b"")
-    except httpx.RequestError as exc:
-        return _anew(exc)
-    except _LOCATION:
-        return _unusable("the answer is a redirect to nowhere")
+    except (httpx.HTTPError, *_LOCATION) as exc:
+        return _failure(exc)
 
 
 async def _asend(
@@ -668,13 +653,9 @@ async def _asend(
             finally:
                 await response.aclose()
     except TimeoutError:
-        return _late(request)
-    except httpx.HTTPStatusError as exc:
-        return _Answer(exc.response.status_code, exc.response.headers, b"")
-    except httpx.RequestError as exc:
-        return _anew(exc)
-    except _LOCATION:
-        return _unusable("the answer is a redirect to nowhere")
+        return _anew(httpx.ReadTimeout(_LATE, request=request))
+    except (httpx.HTTPError, *_LOCATION) as exc:
+        return _failure(exc)
 
 
 def _require(client: object, kind: type) -> None:
@@ -748,6 +729,12 @@ def _replayable(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bool:
     return fields is not None and all(rewind)
 
 
+_OWN_WAIT = (
+    "a call for a token inside of what fetches it, or a blocking one on the thread of "
+    "the event loop that does: await it there, in another task"
+)
+
+
 class _Flight:
     """One conversation for a token, and what came of it for all who wait.
 
@@ -757,7 +744,7 @@ class _Flight:
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.outcome: Future[Token | Exception | None] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on no waiter can cancel
-        self.loop, self.thread = loop, threading.get_ident()
+        self.loop, self.thread, self.pid = loop, threading.get_ident(), os.getpid()
         self.until = time.monotonic() + _PATIENCE
         self.talk: _Talk[Token] | None = None
         self.task: asyncio.Task[None] | None = None  # a loop keeps weak references only
@@ -766,6 +753,8 @@ class _Flight:
         """Tell whether nobody will bring it to an end."""
         if self.outcome.done():
             return False
+        if self.pid != os.getpid():  # it flies in the process that we were forked from
+            return True
         if self.task is not None and self.task.done():  # cancelled before it began
             return True
         here = self.thread == threading.get_ident()
@@ -778,10 +767,7 @@ class _Flight:
         """Wait for the outcome in this thread."""
         here = self.thread == threading.get_ident()
         if here and not self.outcome.done():  # it cannot go on while we wait
-            raise RuntimeError(
-                "a blocking call for a token inside of what fetches it, or on the "
-                "thread of the event loop that does: await it there"
-            )
+            raise RuntimeError(_OWN_WAIT)
         while not self.is_lost():
             with suppress(TimeoutError):
                 return self.outcome.result(_LOOK)
@@ -789,6 +775,8 @@ class _Flight:
 
     async def await_(self) -> Token | Exception | None:
         """Wait for the outcome in this task."""
+        if self.task is asyncio.current_task():
+            raise RuntimeError(_OWN_WAIT)
         while not self.is_lost():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
@@ -819,6 +807,7 @@ class _TokenAuth(httpx.Auth):
         self._url, self._scope = _endpoint(token_url, "token_url"), scope
         self._leeway, self._on_token = leeway, on_token
         self._store: TokenStore = MemoryTokenStore() if store is None else store
+        self._saving = threading.Lock()  # the store and the state change together
         self._lock = threading.Lock()  # for the state below, and never held over I/O
         self._state: State = "missing"
         self._token: Token | None = None
@@ -826,6 +815,7 @@ class _TokenAuth(httpx.Auth):
         self._flight: _Flight | None = None
         self._refusal: Exception | None = None
         self._unsaved: Token | None = None  # it came, but the store failed
+        self._rejected: str | None = None  # an access token that an API refused
         self._refresh_token: str | None = None  # of the caller, as long as no other is
         self._mine: tuple[str, ...] = ()  # Authorization values it has set of late
         self._warned: set[tuple[str, str, int | None]] = set()
@@ -839,24 +829,23 @@ class _TokenAuth(httpx.Auth):
 
     @property
     def token(self) -> Token | None:
-        """The token set that is held, which may have expired; set it to give another.
-
-        What is set is saved in the store at once.
-        """
+        """The token set that is held, expired or not; one that is set is saved too."""
         return self._token
 
     @token.setter
     def token(self, token: Token) -> None:
-        self._store.save(token.to_dict())
-        self._give(token)
+        with self._saving:
+            self._store.save(token.to_dict())
+            self._give(token)
 
     def forget(self) -> None:
-        """Forget the token set, here and in the store; a refresh token goes with it."""
-        with self._lock:
-            if self._state in ("valid", "refreshing"):
-                self._move("forgotten")
-            self._token = self._unsaved = self._refresh_token = None
-        self._store.save(None)
+        """Forget the token set, its refresh token too, here and in the store."""
+        with self._saving:
+            with self._lock:
+                if self._state in ("valid", "refreshing"):
+                    self._move("forgotten")
+                self._token = self._unsaved = self._refresh_token = None
+            self._store.save(None)
 
     def get_token(self) -> Token:
         """Return a token that can be used, asking for one where there is none.
@@ -864,14 +853,44 @@ class _TokenAuth(httpx.Auth):
         Raises:
             OAuth2Error: the server refused, or sent what cannot be used.
             httpx.TransportError: it could not be reached.
-            RuntimeError: the caller would wait for itself: it is called inside of what
-                fetches the token, or on the thread of the event loop that does.
+            RuntimeError: the caller would wait for itself.
         """
-        return self._get(None)
+        _require(self._registration.client, httpx.Client)
+        while True:
+            flight, leads = self._board(None)
+            if isinstance(flight, Token):
+                return flight
+            if leads:
+                outcome: Token | Exception | None = None
+                flight.talk = self._renewal(flight)
+                try:
+                    outcome = _drive(flight.talk, self._registration.client)
+                except Exception as exc:
+                    outcome = exc
+                finally:  # a KeyboardInterrupt too: those who wait ask again
+                    self._land(flight, outcome)
+            else:
+                outcome = flight.wait()
+            if isinstance(outcome, Exception):
+                raise _anew(outcome)
+            if outcome is not None:
+                return outcome
 
     async def aget_token(self) -> Token:
         """Return a token that can be used, as `get_token`."""
-        return await self._aget(None)
+        _require(self._registration.client, httpx.AsyncClient)
+        loop = asyncio.get_running_loop()
+        while True:
+            flight, leads = self._board(loop)
+            if isinstance(flight, Token):
+                return flight
+            if leads:  # in a task of its own, which no caller's cancelling ends
+                flight.task = loop.create_task(self._fly(flight))
+            outcome = await flight.await_()
+            if isinstance(outcome, Exception):
+                raise _anew(outcome)
+            if outcome is not None:
+                return outcome
 
     def sync_auth_flow(
         self, request: httpx.Request
@@ -881,11 +900,11 @@ class _TokenAuth(httpx.Auth):
             yield request
             return
         token, again = self._valid(), _replayable(request.stream)
-        if token is None:
-            token, again = self._get(None), False  # a fresh one is not asked for twice
+        if fresh := token is None:
+            token = self.get_token()
         response = yield self._signed(request, token)
-        if again and response.status_code == 401 and self._refuses(response, token):
-            yield self._signed(response.request, self._get(token))
+        if not fresh and self._refuses(response, token) and again:
+            yield self._signed(response.request, self.get_token())
 
     async def async_auth_flow(
         self, request: httpx.Request
@@ -895,11 +914,11 @@ class _TokenAuth(httpx.Auth):
             yield request
             return
         token, again = self._valid(), _replayable(request.stream)
-        if token is None:
-            token, again = await self._aget(None), False
+        if fresh := token is None:
+            token = await self.aget_token()
         response = yield self._signed(request, token)
-        if again and response.status_code == 401 and self._refuses(response, token):
-            yield self._signed(response.request, await self._aget(token))
+        if not fresh and self._refuses(response, token) and again:
+            yield self._signed(response.request, await self.aget_token())
 
     def _is_for(self, request: httpx.Request) -> bool:
         """Tell whether a request gets the token: by its origin, and by what it has."""
@@ -934,73 +953,44 @@ class _TokenAuth(httpx.Auth):
         return request
 
     def _refuses(self, response: httpx.Response, token: Token) -> bool:
-        """Tell whether a 401 is about the token, and of an origin that it is for."""
+        """Tell whether a token was refused where it is for, and use it no more then."""
         request = response.request  # the last one, where there were redirects
         sent = f"{token.token_type} {token.access_token}"
-        if request.headers.get("Authorization") != sent:  # httpx took it off on the way
-            return False
+        if response.status_code != 401 or request.headers.get("Authorization") != sent:
+            return False  # httpx took it off on the way
         if _origin(request.url) not in (self._origins or ()):
             return False
         challenges = ", ".join(response.headers.get_list("www-authenticate"))[:2048]
         found = _PARAMETER.findall(challenges)
         errors = [quoted or bare for name, quoted, bare in found if name == "error"]
-        return not errors or "invalid_token" in errors  # RFC 6750 §3.1
+        if errors and "invalid_token" not in errors:  # RFC 6750 §3.1
+            return False
+        with self._lock:
+            self._rejected = token.access_token
+            if self._state == "valid" and self._token is token:  # no newer one
+                self._move("rejected")
+        return True
 
     # What follows until `_land` is the flight: who asks, who waits, and what for.
 
-    def _get(self, rejected: Token | None) -> Token:
-        _require(self._registration.client, httpx.Client)
-        while True:
-            flight, leads = self._board(rejected, None)
-            if isinstance(flight, Token):
-                return flight
-            if leads:
-                outcome: Token | Exception | None = None
-                talk = self._begin(flight, rejected)
-                try:
-                    outcome = _drive(talk, self._registration.client)
-                except Exception as exc:
-                    outcome = exc
-                finally:  # a KeyboardInterrupt too: those who wait ask again
-                    self._land(flight, outcome)
-            else:
-                outcome = flight.wait()
-            if isinstance(outcome, Exception):
-                raise _anew(outcome)
-            if outcome is not None:
-                return outcome
-
-    async def _aget(self, rejected: Token | None) -> Token:
-        _require(self._registration.client, httpx.AsyncClient)
-        loop = asyncio.get_running_loop()
-        while True:
-            flight, leads = self._board(rejected, loop)
-            if isinstance(flight, Token):
-                return flight
-            if leads:  # in a task of its own, which no caller's cancelling ends
-                flight.task = loop.create_task(self._fly(flight, rejected))
-            outcome = await flight.await_()
-            if isinstance(outcome, Exception):
-                raise _anew(outcome)
-            if outcome is not None:
-                return outcome
-
-    async def _fly(self, flight: _Flight, rejected: Token | None) -> None:
+    async def _fly(self, flight: _Flight) -> None:
         outcome: Token | Exception | None = None
+        flight.talk = self._renewal(flight)
         try:
-            talk = self._begin(flight, rejected)
-            outcome = await _adrive(talk, self._registration.client)
+            outcome = await _adrive(flight.talk, self._registration.client)
         except Exception as exc:
             outcome = exc
         finally:
             self._land(flight, outcome)
 
     def _board(
-        self, rejected: Token | None, loop: asyncio.AbstractEventLoop | None
+        self, loop: asyncio.AbstractEventLoop | None
     ) -> tuple[Token | _Flight, bool]:
         """Return the token, or the flight to wait for and whether to lead it."""
-        if self._state == "lost" and (kept := self._kept()) is not None:
-            self._give(kept)  # another process has a new one
+        if self._state == "lost":
+            with self._saving:
+                if (kept := self._kept()) is not None:
+                    self._give(kept)  # another process has a new one
         lost = None
         with self._lock:
             if self._state == "refreshing" and self._flight and self._flight.is_lost():
@@ -1008,12 +998,9 @@ class _TokenAuth(httpx.Auth):
                 self._move("failed")
             if self._state == "valid" and self._usable is not None:
                 token, until = self._usable
-                if rejected and token.access_token == rejected.access_token:
-                    self._move("rejected")
-                elif self._clock() < until:
+                if self._clock() < until:
                     return token, False
-                else:
-                    self._move("expired")
+                self._move("expired")
             if self._state == "lost" and self._refusal is not None:
                 raise _anew(self._refusal)
             flight, leads = self._flight, self._state == "missing"
@@ -1021,15 +1008,11 @@ class _TokenAuth(httpx.Auth):
                 self._move("needed")
                 self._flight = flight = _Flight(loop)
         if lost is not None and lost.talk is not None:
-            with suppress(ValueError):  # it runs after all, and ends by itself
+            with suppress(Exception):  # it runs after all, and ends by itself
                 lost.talk.close()  # gives the store's lock back
         return flight, leads
 
-    def _begin(self, flight: _Flight, rejected: Token | None) -> _Talk[Token]:
-        flight.talk = self._renewal(flight, rejected)
-        return flight.talk
-
-    def _renewal(self, flight: _Flight, rejected: Token | None) -> _Talk[Token]:
+    def _renewal(self, flight: _Flight) -> _Talk[Token]:
         """Get a token under the store's lock: another's, or a new one to save."""
         delay, waited = 0.01, 0.0
         while not self._store.try_lock():
@@ -1039,23 +1022,27 @@ class _TokenAuth(httpx.Auth):
             waited, delay = waited + delay, min(delay * 2, 0.5)
         try:
             kept = self._kept()
-            if kept is not None and self._serves(kept, rejected):
+            if kept is not None and self._serves(kept):
                 self._unsaved = None
                 return kept  # another process was faster
             token = self._unsaved
-            if token is None or not self._serves(token, rejected):
+            if token is None or not self._serves(token):
                 held = token or kept or self._token
                 try:
                     token = yield from self._grant(held)
                 except OAuth2Error as exc:
-                    if self._renews and _is_final(exc) and self._flight is flight:
-                        self._store.save(None)
+                    with self._saving:
+                        if self._renews and _is_final(exc) and self._flight is flight:
+                            self._store.save(None)
                     raise
-            if self._flight is flight:  # not forgotten or replaced meanwhile
-                # A refresh token that cannot be stored is kept for the next attempt,
-                # since the one before is spent.
-                self._unsaved = token
-                self._store.save(token.to_dict())
+            with self._saving:
+                current = self._flight is flight  # not forgotten or replaced meanwhile
+                if current:
+                    # A refresh token that cannot be stored is kept for the next
+                    # attempt, since the one before is spent.
+                    self._unsaved = token
+                    self._store.save(token.to_dict())
+            if current:
                 if self._on_token is not None:
                     self._on_token(token)
                 self._unsaved = None
@@ -1095,7 +1082,7 @@ class _TokenAuth(httpx.Auth):
     def _hold(self, token: Token, event: str) -> None:
         self._move(event)
         self._token, self._usable = token, (token, self._until(token))
-        self._refresh_token = None
+        self._refresh_token = self._rejected = None
 
     def _give(self, token: Token) -> None:
         with self._lock:
@@ -1109,9 +1096,9 @@ class _TokenAuth(httpx.Auth):
         life = math.inf if token.expires_in is None else token.expires_in
         return token.expires_at - min(self._leeway, life / 2)
 
-    def _serves(self, token: Token, rejected: Token | None) -> bool:
-        again = rejected is not None and token.access_token == rejected.access_token
-        return not again and self._clock() < self._until(token)
+    def _serves(self, token: Token) -> bool:
+        refused = token.access_token == self._rejected
+        return not refused and self._clock() < self._until(token)
 
     def _kept(self) -> Token | None:
         """Return the token set in the store, unless it is none that can be used."""
@@ -1135,7 +1122,9 @@ def _is_final(outcome: object) -> bool:
 
 
 def _origins(urls: Iterable[httpx.URL | str]) -> frozenset[tuple[str, str, int | None]]:
-    parsed = [httpx.URL(u) for u in ([urls] if isinstance(urls, str) else urls)]
+    parsed = [
+        httpx.URL(u) for u in ([urls] if isinstance(urls, httpx.URL | str) else urls)
+    ]
     if not all(url.scheme in ("http", "https") and url.host for url in parsed):
         raise ValueError("origins: absolute http or https URLs")
     return frozenset(_origin(url) for url in parsed)
@@ -1145,11 +1134,11 @@ class ClientCredentials(_TokenAuth):
     """Call an API as oneself (RFC 6749 §4.4): an `httpx.Auth`.
 
     For a missing, expired or refused token the server is asked once, in a flight of its
-    own: whoever comes meanwhile waits for it and shares its token or its error, and the
-    cancelling of a caller ends that caller alone. A later caller asks again. A request
-    that is answered by 401 is sent once more with a newer token, unless its body cannot
-    be sent again, the token was fetched for it, the 401 comes from elsewhere, or names
-    an error other than `invalid_token`. A request that has an `Authorization` keeps it.
+    own: whoever comes meanwhile shares its token or its error, and the cancelling of a
+    caller ends that caller alone. A later caller asks again. A request that is answered
+    by 401 is sent once more with a newer token, unless its body cannot be sent again,
+    the token was fetched for it, or the 401 comes from elsewhere or names an error
+    other than `invalid_token`. A request that has an `Authorization` keeps it.
     Thread-safe and task-safe, across event loops too.
 
     Args:
@@ -1157,10 +1146,10 @@ class ClientCredentials(_TokenAuth):
         client_id: the client's name at the server.
         client_secret: its password; None for a public client.
         scope: names with spaces between them.
-        client: the client that talks to the authorization server, of the kind that is
-            used: an `httpx.Client` serves blocking calls, an `httpx.AsyncClient` async
-            ones, and for the other kind it is a TypeError. By default one is made for
-            each flight, with timeouts of 10 s. An answer may take 30 s in all.
+        client: what talks to the authorization server: an `httpx.Client` for blocking
+            calls, an `httpx.AsyncClient` for async ones, else it is a TypeError. By
+            default each flight makes one, with timeouts of 10 s. An async answer may
+            take 30 s in all, a blocking one 30 s for its body.
         client_auth: `basic`, `post`, `none`, or a callable of the form and the URL that
             returns further form parameters, as `private_key_jwt` makes one.
         extra: further parameters of each token request, such as `audience`.
@@ -1171,9 +1160,6 @@ class ClientCredentials(_TokenAuth):
         store: where the token is kept; by default in this object.
         clock: seconds since the epoch.
         token_types: `Bearer`, and `DPoP` where a transport adds the proofs.
-
-    Raises:
-        ValueError: an argument makes no sense.
 
     >>> def server(request):
     ...     if request.url.path == "/token":
@@ -1221,26 +1207,21 @@ class ClientCredentials(_TokenAuth):
 class RefreshToken(_TokenAuth):
     """Call an API for a user who has given leave (RFC 6749 §6): an `httpx.Auth`.
 
-    Behaves as `ClientCredentials`, with a token set in place of the client's own right.
-    A new refresh token is in the store before anybody gets the access token that came
-    with it; where there is none, the old one stays. `invalid_grant` is final: the token
-    set is forgotten, and calls raise at once until `token` is set, or another process
-    has put one in the store. Any other error leaves it as it was.
+    Behaves as `ClientCredentials`, whose other arguments it has. A new refresh token is
+    in the store before anybody gets the access token that came with it; where there is
+    none, the old one stays. `invalid_grant` is final: the token set is forgotten, and
+    calls raise at once until `token` is set, or another process has put one in the
+    store. Any other error leaves it as it was.
 
-    With a store, a refresh is made under its lock, and is not made at all if another
-    process has put a newer token there meanwhile. What the store has goes before
-    `refresh_token`, and before a `token` that expires earlier.
+    A refresh is made under the store's lock, and not at all if another process has put
+    a newer token there. What the store has goes before `refresh_token`, and before a
+    `token` that is to be renewed earlier.
 
     Args:
         refresh_token: one that was got elsewhere.
         token: the token set of a login.
         store: where the token set is kept; by default in this object.
         on_token: called with each new token set after it was saved.
-
-    The other arguments are those of `ClientCredentials`.
-
-    Raises:
-        ValueError: an argument makes no sense.
 
     >>> auth = RefreshToken(
     ...     token_url="https://as.test/token", client_id="app", refresh_token="r1"
@@ -1276,7 +1257,9 @@ class RefreshToken(_TokenAuth):
             *(token_url, scope, origins, leeway, store, on_token),
         )
         kept = self.token
-        if token is not None and (kept is None or _ends(kept) < _ends(token)):
+        if token is not None and (
+            kept is None or self._until(kept) < self._until(token)
+        ):
             self.token = token
         self._refresh_token = refresh_token
 
@@ -1290,10 +1273,6 @@ class RefreshToken(_TokenAuth):
         if scope is None and held is not None:  # RFC 6749 §6: the same as before
             scope = held.scope
         return self._registration.token(self._url, form, scope)
-
-
-def _ends(token: Token) -> float:
-    return math.inf if token.expires_at is None else token.expires_at
 
 
 # -- the first token of a user ------------------------------------------------------
@@ -1322,16 +1301,14 @@ class AuthorizationCode:
 
     Args:
         authorization_url: the authorization endpoint.
-        redirect_uri: where the browser comes back to, as registered.
+        redirect_uri: where the browser comes back to, as registered; of one on this
+            machine `authorize` takes the path, and the system chooses the port.
         issuer: the server's issuer, which an `iss` in a callback must equal (RFC 9207).
         require_iss: refuse a callback without `iss`.
         extra: further parameters of all requests, such as `resource` or `prompt`.
         par_url: where the request is pushed to first (RFC 9126).
 
     The other arguments are those of `ClientCredentials`.
-
-    Raises:
-        ValueError: an argument makes no sense.
 
     >>> flow = AuthorizationCode(
     ...     authorization_url="https://as.test/auth", token_url="https://as.test/token",
@@ -1379,8 +1356,7 @@ class AuthorizationCode:
     ) -> AuthorizationCode:
         """Return the flow at a server whose metadata were discovered.
 
-        Requests are pushed where the server requires it, and `iss` is required where
-        the server says that it sends it. `options` are the constructor's.
+        Pushes and `iss` are used where it says so. `options` are the constructor's.
 
         Raises:
             OAuth2Error: the server has no such endpoints.
@@ -1415,8 +1391,7 @@ class AuthorizationCode:
         """Return the token set for the URL that the browser came back to.
 
         Raises:
-            OAuth2Error: the callback is not the answer to this request, or is a
-                refusal, or the server does not take its code.
+            OAuth2Error: the callback answers another request, or it is a refusal.
         """
         talk = self._exchange(request, callback_url)
         return _drive(talk, self._registration.client)
@@ -1440,7 +1415,7 @@ class AuthorizationCode:
         Raises:
             OAuth2Error: as for `exchange`, and `timeout` after so many seconds.
         """
-        with LoopbackListener() as listener:
+        with self._listener() as listener:
             request = self.start(listener.redirect_uri)
             (open or webbrowser.open)(request.url)
             return self.exchange(request, listener.wait(timeout))
@@ -1451,10 +1426,18 @@ class AuthorizationCode:
         timeout: float = 300,
     ) -> Token:
         """Log in with the browser of this machine, as `authorize`."""
-        with LoopbackListener() as listener:
+        with self._listener() as listener:
             request = await self.astart(listener.redirect_uri)
             (open or webbrowser.open)(request.url)
             return await self.aexchange(request, await listener.await_(timeout))
+
+    def _listener(self) -> LoopbackListener:
+        """Return one at the path that is registered, if that is on this machine."""
+        parts = urllib.parse.urlsplit(self._redirect_uri or "")
+        host = parts.hostname or ""
+        if host == "localhost" or not _is_loopback(host):
+            return LoopbackListener()
+        return LoopbackListener(host, parts.path or "/")
 
     def _start(self, redirect_uri: str | None) -> _Talk[AuthorizationRequest]:
         redirect_uri = redirect_uri or self._redirect_uri
@@ -1487,8 +1470,7 @@ class AuthorizationCode:
         form = {"grant_type": "authorization_code", "code": code}
         form |= {"redirect_uri": request.redirect_uri}
         form |= {"code_verifier": request.code_verifier}
-        token = self._registration.token(self._token_url, form, self._scope)
-        return (yield from token)
+        return self._registration.token(self._token_url, form, self._scope)
 
     def _code(self, request: AuthorizationRequest, callback: str) -> str:
         """Return the code of a callback that answers the request."""
@@ -1554,14 +1536,9 @@ class LoopbackListener:
     """Wait on this machine for the browser to come back (RFC 8252 §7.3).
 
     A context manager. The system chooses the port; `redirect_uri` has it. Connections
-    that say nothing hold nobody up, since browsers open some in advance.
-
-    Args:
-        host: a loopback address. Not `localhost`, which may be another's (§8.3).
-        path: the path that is answered; any other is a 404.
-
-    Raises:
-        ValueError: the host is not a loopback address.
+    that say nothing hold nobody up, since browsers open some in advance. `host` is a
+    loopback address, not `localhost`, which may be another's (§8.3). Any path but
+    `path` is a 404.
 
     >>> with LoopbackListener() as listener:
     ...     listener.redirect_uri.rpartition(":")[0]
@@ -1642,11 +1619,8 @@ class LoopbackListener:
             guest, _ = self._server.accept()
             guest.setblocking(False)
             self._selector.register(guest, selectors.EVENT_READ, bytearray())
-        guests = [
-            key.fileobj
-            for key in self._selector.get_map().values()
-            if key.data is not None
-        ]
+        keys = self._selector.get_map().values()
+        guests = [key.fileobj for key in keys if key.data is not None]
         if len(guests) > _GUESTS:
             self._drop(guests[0])
 
@@ -1687,13 +1661,7 @@ class DeviceAuthorization(_Secret):
 class DeviceFlow:
     """Get a user's leave on another device (RFC 8628), for one without a browser.
 
-    Args:
-        device_authorization_url: the device authorization endpoint.
-
-    The other arguments are those of `ClientCredentials`.
-
-    Raises:
-        ValueError: an argument makes no sense.
+    The arguments are those of `ClientCredentials`, and a second endpoint.
     """
 
     def __init__(
@@ -1736,8 +1704,7 @@ class DeviceFlow:
         """Wait until the user has agreed, and return the token set.
 
         Polls at the server's interval, 5 s longer after each `slow_down`, and twice as
-        long, up to a minute, while the server cannot be reached. `sleep` waits for
-        seconds.
+        long, up to a minute, while the server cannot be reached.
 
         Raises:
             OAuth2Error: `access_denied`, `expired_token`, or another refusal.
@@ -1770,18 +1737,17 @@ class DeviceFlow:
                 return (yield from known.token(self._token_url, form, self._scope))
             except httpx.TransportError:
                 pause = max(min(pause * 2, _SLOWEST), interval)  # RFC 8628 §3.5
-                continue
             except OAuth2Error as exc:
                 if exc.error == "slow_down":
                     interval += 5
+                    pause = interval
                 elif exc.error == "server_error" or (exc.status or 0) >= 500:
-                    pause = max(
-                        min(pause * 2, _SLOWEST), interval, exc.retry_after or 0
-                    )
-                    continue
-                elif exc.error != "authorization_pending":
+                    slower = min(pause * 2, _SLOWEST)
+                    pause = max(slower, interval, exc.retry_after or 0)
+                elif exc.error == "authorization_pending":
+                    pause = interval
+                else:
                     raise
-                pause = interval
         raise OAuth2Error("expired_token", "the user did not agree in time")
 
 
@@ -1791,15 +1757,14 @@ def _device(now: float, members: Mapping[str, Any]) -> DeviceAuthorization:
     user = _text(members.get("user_code"), _CODE)
     uri = members.get("verification_uri", members.get("verification_url"))
     uri, whole = _text(uri, _WEB), members.get("verification_uri_complete")
-    lifetime, interval = (
-        _lifetime(members.get("expires_in")),
-        members.get("interval", 5),
-    )
+    lifetime = _lifetime(members.get("expires_in"))
+    interval = _lifetime(members.get("interval"), "interval")
     if device is None or user is None or uri is None:
         raise _unusable("there is no device_code, user_code or verification_uri")
-    if lifetime is None or not _finite(interval):
-        raise _unusable("expires_in and interval are seconds")
-    until, pause = now + lifetime, float(min(max(interval, 1), 600))
+    if lifetime is None:
+        raise _unusable("there is no expires_in")
+    pause = 5.0 if interval is None else min(max(interval, 1.0), 600.0)
+    until = now + lifetime
     return DeviceAuthorization(user, uri, _text(whole, _WEB), until, pause, device)
 
 
@@ -1820,15 +1785,12 @@ class ServerMetadata(Mapping[str, Any]):
     __slots__ = ("_document",)
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "_document", MappingProxyType(dict(document)))
+        self._document = dict(document)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("issuer", "jwks_uri") or name.endswith("_endpoint"):
             return self._document.get(name)
         raise AttributeError(name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("metadata do not change")
 
     def __getitem__(self, name: str) -> Any:
         return self._document[name]
@@ -1857,12 +1819,7 @@ def discover(issuer: str, *, client: httpx.Client | None = None) -> ServerMetada
 async def adiscover(
     issuer: str, *, client: httpx.AsyncClient | None = None
 ) -> ServerMetadata:
-    """Return the metadata of an issuer, as `discover`.
-
-    Raises:
-        OAuth2Error: there are none, they are another issuer's, or not to be used.
-        ValueError: the issuer is not such a URL, or has a query.
-    """
+    """Return the metadata of an issuer, as `discover`."""
     return await _adrive(_discovery(issuer), client)
 
 
@@ -1935,12 +1892,7 @@ async def arevoke(
     token_type_hint: str | None = None,
     client: httpx.AsyncClient | None = None,
 ) -> None:
-    """Revoke a token, as `revoke`.
-
-    Raises:
-        OAuth2Error: `unsupported_token_type`, or another refusal.
-        ValueError: the URL is neither https nor on this machine.
-    """
+    """Revoke a token, as `revoke`."""
     known = _Registration(client_id, client_secret, client_auth, None, client, None)
     await _adrive(_revocation(known, revocation_url, token, token_type_hint), client)
 
@@ -1950,11 +1902,7 @@ def _revocation(
 ) -> _Talk[None]:
     url = _endpoint(url, "revocation_url")
     form = {"token": token, "token_type_hint": hint}
-    answer = yield known.request(url, form)
-    if isinstance(answer, Exception):
-        raise answer
-    if answer.status != 200:  # RFC 7009 §2.2: the body of a 200 says nothing
-        _read(answer, known.clock(), [token, known.secret or ""])
+    yield from known.ask(url, form, reads=False)  # RFC 7009 §2.2: a 200 says it all
 
 
 if __name__ == "__main__":

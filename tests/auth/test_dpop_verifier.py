@@ -602,6 +602,15 @@ def test_memory_is_bounded():
     assert reason(proof(iat=NOW + 99), on=on, now=NOW + 99) is None
 
 
+def test_a_clock_that_is_set_back():
+    """A proof that was forgotten while the clock ran ahead does not pass again."""
+    on, used = verifier(), proof()
+    assert reason(used, on=on) is None
+    assert reason(proof(iat=NOW + 500), on=on, now=NOW + 500) is None
+    assert reason(used, on=on) == "replay"
+    assert reason(proof(iat=NOW + 1), on=on, now=NOW + 1) is None
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 9), st.integers(0, 5)),
@@ -732,6 +741,10 @@ def test_a_request():
     assert scope_reason(scope()) == "missing"
     assert scope_reason(scope(proof(), proof())) == "multiple"
     assert scope_reason(scope((b"dpop", b"\xff"))) == "malformed"
+    assert scope_reason(scope(proof(), raw_path=None, path="/\udcff")) == "htu"
+    plain = scope(proof(htu="http://api.test/things"))
+    del plain["scheme"], plain["raw_path"]  # ASGI lets a server leave both out
+    assert scope_reason(plain) is None
 
 
 def test_the_path_of_a_request():

@@ -13,8 +13,10 @@ import socket
 import threading
 import time
 import urllib.parse
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -486,7 +488,7 @@ def test_flight_that_never_lands():
     """A flight is given up after a bounded time."""
     server = Server()
     auth = credentials(server, "sync")
-    flight, leads = auth._board(None, None)
+    flight, leads = auth._board(None)
     assert leads
     flight.until = 0
     assert auth.get_token().access_token == "t1"
@@ -549,15 +551,28 @@ def test_blocking_call_on_the_thread_of_the_flight():
         httpx.AsyncClient, oauth2._require = own, old
 
 
-def test_call_inside_of_the_flight():
+@both
+def test_call_inside_of_the_flight(kind):
     """A hook of the token client that wants a token itself is refused, not hung."""
     server = Server()
-    auth = credentials(server, "sync")
-    hooks = {"request": [lambda request: auth.get_token()]}
+    auth = credentials(server, kind)
+    wants = auth.get_token if kind == "sync" else auth.aget_token
+    hooks = {"request": [lambda request: wants()]}
     auth._registration.client.event_hooks = hooks
     with pytest.raises(RuntimeError, match="inside of what fetches it"):
-        auth.get_token()
+        get(kind, auth)
     auth._registration.client.event_hooks = {}
+    assert get(kind, auth).access_token == "t1"
+
+
+def test_flight_of_a_parent_process(monkeypatch):
+    """A process that was forked during a flight does not wait for its parent's."""
+    server = Server()
+    auth = credentials(server, "sync")
+    flight, _ = auth._board(None)
+    flight.talk = auth._renewal(flight)
+    flight.thread = next(flight.talk) and 0  # the store's lock is taken too
+    monkeypatch.setattr("os.getpid", lambda: -1)
     assert auth.get_token().access_token == "t1"
 
 
@@ -626,8 +641,28 @@ def test_newer_token_is_used_without_asking():
     old = auth.get_token()
     auth.token = oauth2.Token("t9")
     server.alive = {"t9"}
-    assert auth._get(old).access_token == "t9"
+    again = httpx.Request("GET", API)
+    flow = auth.sync_auth_flow(again)
+    next(flow).headers["authorization"] = f"Bearer {old.access_token}"
+    auth.token = oauth2.Token("t10")
+    flow.send(httpx.Response(401, request=again))
+    assert again.headers["authorization"] == "Bearer t10"
     assert len(server.forms) == 1
+
+
+def test_same_token_again():
+    """A server that gives the refused token again is asked once for all it was in."""
+    server = Server()
+    auth = credentials(server, "sync")
+    server.answers = [grant("same") for _ in range(4)]
+    old = auth.get_token()
+    requests = [httpx.Request("GET", API) for _ in range(3)]
+    flows = [auth.sync_auth_flow(request) for request in requests]
+    for flow in flows:
+        assert next(flow).headers["authorization"] == f"Bearer {old.access_token}"
+    for flow, request in zip(flows, requests, strict=True):
+        flow.send(httpx.Response(401, request=request))
+    assert len(server.forms) == 2
 
 
 def test_many_threads_with_a_refused_token():
@@ -686,6 +721,9 @@ def test_body_that_can_be_sent_again(kind, body):
     answer = fetch(kind, server, auth, method="POST", content=content)
     assert answer.status_code == (200 if body == "bytes" else 401)
     assert len(server.calls) == (2 if body == "bytes" else 1)
+    stream = chunks() if kind == "sync" else achunks()
+    answer = fetch(kind, server, auth, method="POST", content=stream)
+    assert answer.status_code == 200  # the refused token is not used again
 
 
 def test_form_with_a_file_is_sent_again():
@@ -1238,6 +1276,19 @@ def test_description_without_secrets():
     assert (found.error_uri, found.error_description) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "told", ["hunter2", "a/b", "a%2Fb", "bWU6YSUyRmI=", "_s3cr3ts_"]
+)
+def test_description_repeats_what_was_sent(told):
+    """No parameter and no authorization comes back, encoded or inside of a word."""
+    server = Server()
+    extra = {"password": "hunter2", "pin": "s3cr3ts_"}
+    auth = credentials(server, "sync", client_secret="a/b", extra=extra)
+    members = {"error": "invalid_client", "error_description": f"it was {told}."}
+    server.answers = [httpx.Response(400, json=members)]
+    assert error("sync", auth).error_description in ("it was ….", "it was _….")
+
+
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
@@ -1568,6 +1619,32 @@ def test_forgotten_meanwhile():
     server.until = lambda: auth.forget() or True
     assert auth.get_token().access_token == "t1"
     assert (auth.token, store.load()) == (None, None)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_given_or_forgotten_while_it_is_saved(status):
+    """What a caller says while an outcome is being stored is what stays."""
+    server, mine, threads = Server(), oauth2.Token("mine", refresh_token="new"), []
+
+    class Slow(oauth2.MemoryTokenStore):
+        def save(self, token):
+            if not threads:
+                work = auth.forget if status == 200 else partial(setattr, auth, "token")
+                args = () if status == 200 else (mine,)
+                threads.append(threading.Thread(target=work, args=args))
+                threads[0].start()
+                threads[0].join(0.1)
+            super().save(token)
+
+    store = Slow()
+    if status == 400:
+        server.answers = [httpx.Response(400, json={"error": "invalid_grant"})]
+    auth = refreshing(server, "sync", store=store, refresh_token="r0")
+    with suppress(oauth2.OAuth2Error):
+        auth.get_token()
+    threads[0].join(10)
+    assert store.load() == (None if status == 200 else mine.to_dict())
+    assert auth.token == (None if status == 200 else mine)
 
 
 def test_given_meanwhile():
@@ -2043,6 +2120,24 @@ def test_authorize(kind):
     assert reply(guests[0]).startswith("HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(
+    ("registered", "place"),
+    [
+        ("http://127.0.0.1/done", "http://127.0.0.1:*/done"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:*/"),
+        ("http://localhost/done", "http://127.0.0.1:*/callback"),
+        ("https://app.test/done", "http://127.0.0.1:*/callback"),
+    ],
+)
+def test_authorize_at_the_registered_path(registered, place):
+    """The listener has the path of the redirect URI, if that is one on this machine."""
+    flow, opened = code_flow(Server(), "sync", redirect_uri=registered), []
+    with pytest.raises(oauth2.OAuth2Error, match="timeout"):
+        flow.authorize(opened.append, timeout=0)
+    sent = httpx.URL(opened[0]).params["redirect_uri"]
+    assert re.sub(r":\d+/", ":*/", sent) == place
+
+
 def test_authorize_opens_the_browser(monkeypatch):
     """By default the browser is the system's."""
     opened = []
@@ -2160,9 +2255,9 @@ def test_device_flow_to_the_end(kind):
         ("verification_uri", ...),
         ("expires_in", ...),
         ("expires_in", True),
-        ("interval", "5"),
+        ("interval", "soon"),
         ("interval", True),
-        ("interval", 1e300),
+        ("interval", [5]),
     ],
 )
 def test_device_response_that_cannot_be_used(member, value):
@@ -2183,6 +2278,10 @@ def test_device_response():
     started = device_flow(server, "sync", clock).start()
     assert started.verification_uri_complete == "https://as.test/device?c=1"
     assert (started.interval, started.expires_at) == (1, clock.now + 100)
+    for interval, seconds in [("7", 7), (None, 5), (1e300, 600), (-1, 1)]:
+        members["interval"] = interval
+        server.answers = [httpx.Response(200, json={**DEVICE, **members})]
+        assert device_flow(server, "sync", clock).start().interval == seconds
     members["verification_uri_complete"] = "javascript:x"
     server.answers = [httpx.Response(200, json={**DEVICE, **members})]
     started = device_flow(server, "sync", clock).start()
@@ -2293,6 +2392,7 @@ def test_metadata_do_not_change():
         _ = metadata.isuer
     assert (metadata["x"], len(metadata), list(metadata)) == (1, 2, ["issuer", "x"])
     assert repr(metadata) == "ServerMetadata('https://as.test')"
+    assert copy.deepcopy(metadata) == pickle.loads(pickle.dumps(metadata)) == metadata
 
 
 @given(st.dictionaries(st.sampled_from(["issuer", "token_endpoint", "x"]), json_values))
@@ -2318,7 +2418,7 @@ def test_revoke(kind):
     server = Server()
     server.answers = [httpx.Response(200, text="<html>")]
     server.answers += [told("unsupported_token_type"), httpx.Response(503)]
-    server.answers += [httpx.Response(202, json={}), httpx.ConnectError("x")]
+    server.answers += [httpx.Response(204), httpx.ConnectError("x")]
 
     def revoke():
         client = server.client(kind)
