@@ -526,7 +526,8 @@ class JwksCache:
 
     async def _fly(self, flight: _Flight) -> None:
         with self._landing(flight) as fetched:
-            fetched.append(await self._afetch())
+            async with asyncio.timeout(self._patience):  # a header may drip for hours
+                fetched.append(await self._afetch())
 
     def _fetch(self) -> tuple[_Keys, float]:
         body, end = bytearray(), self._clock() + self._timeout

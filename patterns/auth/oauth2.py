@@ -292,18 +292,6 @@ class _Answer(NamedTuple):
     body: bytes
 
 
-def _unpacked(body: bytes, coding: str) -> bytes:
-    """Return a body without its content coding; nothing where that cannot be done."""
-    if coding in ("gzip", "x-gzip"):  # although we asked for identity
-        try:
-            body = zlib.decompressobj(31).decompress(body, _LARGEST + 1)
-        except zlib.error:
-            return b""
-    elif coding not in ("", "identity"):
-        return b""
-    return body if len(body) <= _LARGEST else b""
-
-
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):  # who reads which of the two is anybody's guess
@@ -318,11 +306,8 @@ def _refuse_constant(name: str) -> Any:
 def _json_object(body: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a body, or None if it is none."""
     try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=_members,
-            parse_constant=_refuse_constant,
-        )
+        hooks = {"object_pairs_hook": _members, "parse_constant": _refuse_constant}
+        value = json.loads(body.decode(), **hooks)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -469,7 +454,7 @@ class _Registration:
         self.clock = clock or time.time
         self.types = {kind.lower(): _TYPES[kind.lower()] for kind in token_types}
 
-    def request(self, url: str, form: Mapping[str, Any]) -> httpx.Request:
+    def _request(self, url: str, form: Mapping[str, Any]) -> httpx.Request:
         """Return a form request that the client is authenticated by."""
         form = {**self.extra, **{n: v for n, v in form.items() if v is not None}}
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
@@ -490,7 +475,7 @@ class _Registration:
         self, url: str, form: Mapping[str, Any], reads: bool = True
     ) -> _Talk[dict[str, Any]]:
         """Ask the server, and return the members of its answer."""
-        request = self.request(url, form)
+        request = self._request(url, form)
         answer = yield request
         if isinstance(answer, Exception):
             raise answer
@@ -600,8 +585,15 @@ def _answer(response: httpx.Response, body: bytes) -> _Answer:
     coding = response.headers.get("content-encoding", "").strip().lower()
     if response.is_stream_consumed:  # by a hook, or a mock: it is unpacked by now
         body, coding = response.content, ""
-    body = _unpacked(body, coding) if len(body) <= _LARGEST else b""
-    return _Answer(response.status_code, response.headers, body)
+    if len(body) > _LARGEST or coding not in ("", "identity", "gzip", "x-gzip"):
+        body = b""
+    elif "gzip" in coding:  # although we asked for identity
+        try:
+            body = zlib.decompressobj(31).decompress(body, _LARGEST + 1)
+        except zlib.error:
+            body = b""
+    kept = body if len(body) <= _LARGEST else b""
+    return _Answer(response.status_code, response.headers, kept)
 
 
 def _alone(client: Any, request: httpx.Request) -> dict[str, Any]:
@@ -611,8 +603,8 @@ def _alone(client: Any, request: httpx.Request) -> dict[str, Any]:
     and without any name some servers refuse to answer.
     """
     request.headers.setdefault("User-Agent", client.headers.get("user-agent", "httpx"))
-    options = {"auth": httpx.Auth(), "follow_redirects": False, "stream": True}
-    return {"request": request, **options}
+    alone = {"auth": httpx.Auth(), "follow_redirects": False, "stream": True}
+    return {"request": request, **alone}
 
 
 def _send(client: httpx.Client, request: httpx.Request) -> _Answer | Exception:
@@ -751,17 +743,14 @@ class _Flight:
 
     def is_lost(self) -> bool:
         """Tell whether nobody will bring it to an end."""
-        if self.outcome.done():
-            return False
-        if self.pid != os.getpid():  # it flies in the process that we were forked from
-            return True
-        if self.task is not None and self.task.done():  # cancelled before it began
-            return True
-        here = self.thread == threading.get_ident()
-        idle = self.loop is not None and (
-            self.loop.is_closed() or (here and not self.loop.is_running())
+        here, loop = self.thread == threading.get_ident(), self.loop
+        gone = (
+            self.pid != os.getpid()  # it flies in the process that we were forked from
+            or (self.task is not None and self.task.done())  # cancelled before it began
+            or (loop and (loop.is_closed() or (here and not loop.is_running())))
+            or time.monotonic() > self.until
         )
-        return idle or time.monotonic() > self.until
+        return bool(gone) and not self.outcome.done()  # the last look: it lands first
 
     def wait(self) -> Token | Exception | None:
         """Wait for the outcome in this thread."""

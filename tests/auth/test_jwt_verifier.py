@@ -1397,6 +1397,26 @@ def test_a_fetch_that_never_ends():
     assert issuer.fetches == 2
 
 
+def test_a_fetch_that_is_given_up_ends():
+    """In asyncio such a fetch is cancelled, so that none are left over."""
+    ended = []
+
+    async def handle(request):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(request)
+
+    async def main():
+        async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
+            case = verifier(jwks=jwt_verifier.JwksCache(URL, client, timeout=0.01))
+            with pytest.raises(jwt_verifier.InvalidToken, match="cannot be had"):
+                await case.averify(token())
+            assert len(ended) == 1
+
+    asyncio.run(main())
+
+
 def test_waiting_for_oneself():
     """A blocking call within the loop or the fetch it waits for is refused at once."""
     issuer = Issuer("1")
