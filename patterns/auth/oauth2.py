@@ -306,7 +306,7 @@ def _refuse_constant(name: str) -> Any:
 def _json_object(body: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a body, or None if it is none."""
     try:
-        hooks = {"object_pairs_hook": _members, "parse_constant": _refuse_constant}
+        hooks: Any = {"object_pairs_hook": _members, "parse_constant": _refuse_constant}
         value = json.loads(body.decode(), **hooks)
     except (ValueError, RecursionError):
         return None
@@ -796,7 +796,7 @@ class _TokenAuth(httpx.Auth):
         self._url, self._scope = _endpoint(token_url, "token_url"), scope
         self._leeway, self._on_token = leeway, on_token
         self._store: TokenStore = MemoryTokenStore() if store is None else store
-        self._saving = threading.Lock()  # the store and the state change together
+        self._saving = threading.RLock()  # the store and the state change together
         self._lock = threading.Lock()  # for the state below, and never held over I/O
         self._state: State = "missing"
         self._token: Token | None = None
@@ -1111,9 +1111,8 @@ def _is_final(outcome: object) -> bool:
 
 
 def _origins(urls: Iterable[httpx.URL | str]) -> frozenset[tuple[str, str, int | None]]:
-    parsed = [
-        httpx.URL(u) for u in ([urls] if isinstance(urls, httpx.URL | str) else urls)
-    ]
+    urls = [urls] if isinstance(urls, httpx.URL | str) else urls
+    parsed = [httpx.URL(url) for url in urls]
     if not all(url.scheme in ("http", "https") and url.host for url in parsed):
         raise ValueError("origins: absolute http or https URLs")
     return frozenset(_origin(url) for url in parsed)

@@ -720,9 +720,22 @@ def test_body_that_can_be_sent_again(kind, body):
     answer = fetch(kind, server, auth, method="POST", content=content)
     assert answer.status_code == (200 if body == "bytes" else 401)
     assert len(server.calls) == (2 if body == "bytes" else 1)
-    stream = chunks() if kind == "sync" else achunks()
-    answer = fetch(kind, server, auth, method="POST", content=stream)
-    assert answer.status_code == 200  # the refused token is not used again
+
+
+@both
+def test_refused_token_of_a_stream_is_not_used_again(kind):
+    """A 401 that cannot be repeated renews the token for the next request."""
+    server = Server()
+    auth = credentials(server, kind)
+    get(kind, auth)
+    server.alive.clear()
+
+    def post():
+        achunks = (chunk async for chunk in Chunks(b"abc"))
+        content = iter([b"abc"]) if kind == "sync" else achunks
+        return fetch(kind, server, auth, method="POST", content=content).status_code
+
+    assert [post(), post()] == [401, 200]
 
 
 def test_form_with_a_file_is_sent_again():
