@@ -888,11 +888,9 @@ class _TokenAuth(httpx.Auth):
         if not self._is_for(request):
             yield request
             return
-        token, again = self._valid(), _replayable(request.stream)
-        if fresh := token is None:
-            token = self.get_token()
+        token, again = self._valid() or self.get_token(), _replayable(request.stream)
         response = yield self._signed(request, token)
-        if not fresh and self._refuses(response, token) and again:
+        if self._refuses(response, token) and again:
             yield self._signed(response.request, self.get_token())
 
     async def async_auth_flow(
@@ -902,11 +900,10 @@ class _TokenAuth(httpx.Auth):
         if not self._is_for(request):
             yield request
             return
-        token, again = self._valid(), _replayable(request.stream)
-        if fresh := token is None:
-            token = await self.aget_token()
+        token = self._valid() or await self.aget_token()
+        again = _replayable(request.stream)
         response = yield self._signed(request, token)
-        if not fresh and self._refuses(response, token) and again:
+        if self._refuses(response, token) and again:
             yield self._signed(response.request, await self.aget_token())
 
     def _is_for(self, request: httpx.Request) -> bool:
@@ -1125,9 +1122,9 @@ class ClientCredentials(_TokenAuth):
     own: whoever comes meanwhile shares its token or its error, and the cancelling of a
     caller ends that caller alone. A later caller asks again. A request that is answered
     by 401 is sent once more with a newer token, unless its body cannot be sent again,
-    the token was fetched for it, or the 401 comes from elsewhere or names an error
-    other than `invalid_token`. A request that has an `Authorization` keeps it.
-    Thread-safe and task-safe, across event loops too.
+    or the 401 comes from elsewhere or names an error other than `invalid_token`. A
+    request that has an `Authorization` keeps it. Thread-safe and task-safe, across
+    event loops too.
 
     Args:
         token_url: the token endpoint: https, or http to a loopback address.
