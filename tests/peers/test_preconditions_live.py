@@ -1,4 +1,4 @@
-"""Many writers of one resource over real connections, and others' verdicts beside ours."""
+"""Many writers of one resource over real connections; other verdicts beside ours."""
 
 from __future__ import annotations
 
@@ -98,12 +98,10 @@ def test_no_update_is_lost(
         async def main() -> None:
             async with module.httpx.AsyncClient(**settings) as client:
                 update = module.aupdate_with_etag
-                await asyncio.gather(
-                    *(
-                        update(client, url, adding(i), **patience)
-                        for i in range(WRITERS)
-                    )
-                )
+                jobs = [
+                    update(client, url, adding(i), **patience) for i in range(WRITERS)
+                ]
+                await asyncio.gather(*jobs)
 
         asyncio.run(main())
     else:
@@ -168,16 +166,15 @@ DATES = [preconditions.format_http_date(AT + timedelta(seconds=s)) for s in (-1,
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_werkzeug_agrees(method: str) -> None:
-    """For reads, werkzeug leaves out the same answers, of 96 combinations."""
+    """For reads, werkzeug leaves out the same answers, of thirty combinations."""
     tags = [None, '"1"', '"0"', 'W/"1"', '"0", "1"', "*"]
     count = 0
     for tag, since in itertools.product(tags, [None, "junk", *DATES]):
         asks = {"If-None-Match": tag, "If-Modified-Since": since}
         headers = {name: value for name, value in asks.items() if value}
-        environ = {"REQUEST_METHOD": method}
-        environ |= {
-            f"HTTP_{n.upper().replace('-', '_')}": v for n, v in headers.items()
-        }
+        names = {name: f"HTTP_{name.upper().replace('-', '_')}" for name in headers}
+        environ = {names[name]: value for name, value in headers.items()}
+        environ["REQUEST_METHOD"] = method
         theirs = is_resource_modified(environ, etag="1", last_modified=AT)
         ours = preconditions.evaluate(method, headers, '"1"', AT)
         assert isinstance(ours, Proceed) is theirs, headers
@@ -187,15 +184,8 @@ def test_werkzeug_agrees(method: str) -> None:
 
 
 @pytest.mark.peer_behaviour
-def test_frameworks_judge_no_write() -> None:
-    """What others do with a write to a state that is gone."""
-    environ = {"REQUEST_METHOD": "PUT", "HTTP_IF_UNMODIFIED_SINCE": DATES[0]}
-    state(
-        is_resource_modified(environ, last_modified=AT) is not True
-        or is_resource_modified(environ, last_modified=AT),
-        "werkzeug 3.1.9",
-        "If-Unmodified-Since is not judged by is_resource_modified",
-    )
+def test_starlette_judges_no_write() -> None:
+    """A framework lets a write to a state that is gone pass to the app."""
     app = Starlette(
         routes=[Route("/", lambda request: JSONResponse([]), methods=["PUT"])]
     )
@@ -205,6 +195,5 @@ def test_frameworks_judge_no_write() -> None:
             answer = await client.put("http://a.test/", headers={"if-match": '"gone"'})
             return answer.status_code
 
-    state(
-        asyncio.run(main()) == 200, "starlette 1.0", "If-Match is not judged for an app"
-    )
+    claim = "If-Match is not judged for an app"
+    state(asyncio.run(main()) == 200, "starlette 1.0", claim)
