@@ -28,6 +28,9 @@ LONGER = {
     "pagination/paginator": 1020,  # seven styles, the Link parser, and both walks
     "rate_limit/limiter": 470,  # two stores, and turns by reservation over both
     "rate_limit/throttle": 690,  # both halves of one draft, and the fields between
+    "rest/caching": 1020,  # the rules of one RFC, and the exchange that acts on them
+    "rest/idempotency": 1250,  # both halves of one draft, four stores, and the lease
+    "rest/preconditions": 670,  # tags and dates, the server's order, and the update
     "webhooks/delivery": 470,  # the policy, Retry-After's dates, and the workers
     "webhooks/inbox": 470,  # the rows, the receiver, and the three handshakes
     "webhooks/outbox": 650,  # one set of tables: producers and workers, two engines
