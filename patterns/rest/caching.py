@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["hishel[httpx]>=2,<3", "httpx>=0.28.1"]
+# dependencies = ["hishel[async]>=2,<3", "httpx>=0.28.1"]
 # ///
 """Reuse responses while they are fresh, for one principal and no other.
 
@@ -77,14 +77,13 @@ _UNDERSTOOD = _HEURISTIC | {302, 303, 307, 400, 403, 500, 502, 503, 504}
 _DOWN = frozenset({500, 502, 503, 504})  # RFC 5861 §4
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE"})
 # RFC 9110 §13.1 and §14.2: the caller asks for something else than the content.
-_PRECONDITIONS = "if-match if-modified-since if-none-match if-range if-unmodified-since"
-_CONDITIONAL = frozenset([*_PRECONDITIONS.split(), "range"])
-_HOP = frozenset(  # RFC 9111 §3.1
-    re.findall(
-        "[a-z-]+",
-        "connection keep-alive proxy-authenticate proxy-authentication-info te trailer "
-        "proxy-authorization proxy-connection transfer-encoding upgrade",
-    )
+_CONDITIONS = "if-match if-modified-since if-none-match if-range if-unmodified-since"
+# And content that GET has against RFC 9110 §9.3.1 may be a part of the question.
+_WITH_CONTENT = frozenset({"content-length", "transfer-encoding"})
+_CONDITIONAL = frozenset([*_CONDITIONS.split(), "range", *_WITH_CONTENT])
+_HOP = "connection keep-alive proxy-authenticate proxy-authentication-info te trailer "
+_HOP += (
+    "proxy-authorization proxy-connection transfer-encoding upgrade"  # RFC 9111 §3.1
 )
 # RFC 9111 §3.2: without them the stored content could not be read any more.
 _OF_CONTENT = frozenset({"content-encoding", "content-length", "content-range"})
@@ -203,7 +202,7 @@ def _members(value: str) -> Iterator[str]:
 def _directive(name: str, argument: str | None) -> int | str | None:
     """Return a directive's argument as a value."""
     if name not in _SECONDS:
-        return argument
+        return argument or None  # `no-cache=""` names no field that it could be for
     if argument is None and name == "max-stale":
         return _FOREVER  # RFC 9111 §5.2.1.2: a stale response of any age
     seconds = _delta_seconds(argument or "")
@@ -222,10 +221,8 @@ def _stricter(name: str, one: Any, other: Any) -> int | str | None:
 
 def _delta_seconds(text: str) -> int | None:
     """Return a number of seconds, or None if the text is none."""
-    if not re.fullmatch("[0-9]+", text):
-        return None
-    digits = text.lstrip("0")
-    return min(int(digits or "0"), _FOREVER) if len(digits) <= 10 else _FOREVER
+    found = re.fullmatch("0*([0-9]+)", text)
+    return None if found is None else min(int(found[1][:11]), _FOREVER)
 
 
 def parse_age(value: str) -> int | None:
@@ -297,8 +294,8 @@ def current_age(
 ) -> float:
     """Return the seconds since the origin server generated or validated a response.
 
-    What `Age` and `Date` say and the time that the exchange took are counted, and a
-    clock that goes back makes nothing younger. Source: RFC 9111 §4.2.3.
+    What `Age` and `Date` say and the time that the exchange took are counted, and no
+    clock that goes back makes it less than they say. Source: RFC 9111 §4.2.3.
 
     >>> current_age({"age": "100"}, request_time=0, response_time=2, now=12)
     112
@@ -354,9 +351,11 @@ def is_storable(
     asked = parse_cache_control(given)
     if method != "GET" or status in (206, 304) or status < 200 or "no-store" in asked:
         return False
+    if vary_key(headers.get("vary", ""), {}) is None:
+        return False
     if "must-understand" in said:  # RFC 9111 §5.2.2.3: then no-store is for others
         return status in _UNDERSTOOD
-    if "no-store" in said or vary_key(headers.get("vary", ""), {}) is None:
+    if "no-store" in said:
         return False
     said_so = {"public", "private", "max-age"} & said.keys()
     return bool(said_so) or "expires" in headers or status in _HEURISTIC
@@ -367,15 +366,15 @@ def vary_key(
 ) -> str | None:
     """Return what stands for the request's fields that a Vary value names.
 
-    Two requests match if their keys are equal; `Vary: *` and a malformed value match
-    nothing and give None. It is a digest: the store need not know the values. `also`
-    names further fields. Source: RFC 9111 §4.1.
+    Two requests match if their keys are equal; `Vary: *` and a value that is malformed
+    or over 8192 characters match nothing and give None. It is a digest: the store need
+    not know the values. `also` names further fields. Source: RFC 9111 §4.1.
 
     >>> vary_key("accept", {"accept": "a"}) == vary_key("Accept", {"accept": "a"})
     True
     """
     names = {name.strip(" \t").lower() for name in vary.split(",")} - {""}
-    if "*" in names or not all(map(_TOKEN.fullmatch, names)):
+    if len(vary) > _LONGEST or "*" in names or not all(map(_TOKEN.fullmatch, names)):
         return None
     names |= {name.lower() for name in also}
     headers = _fields(headers)
@@ -396,7 +395,9 @@ def may_reuse(
 ) -> Reuse | Revalidate | Fetch | Refuse:
     """Decide what a stored response is good for, when a request for its URL comes.
 
-    `now` is in seconds since the epoch. Source: RFC 9111 §4, §5.2; RFC 5861; RFC 8246.
+    `now` is in seconds since the epoch. If it is before the response came, the clock
+    was set back and nobody knows the age: the response counts as just gone stale.
+    Source: RFC 9111 §4, §5.2; RFC 5861; RFC 8246.
 
     >>> headers = httpx.Headers({"cache-control": "max-age=60", "etag": '"7"'})
     >>> stored = Stored(200, headers, request_time=0, response_time=0)
@@ -421,7 +422,7 @@ def may_reuse(
     lifetime = freshness_lifetime(
         stored.headers, response_time=stored.response_time, heuristic=heuristic
     )
-    left = (lifetime or 0.0) - age
+    left = (lifetime or 0.0) - age if now >= stored.response_time else 0.0
     strict = said.get("no-cache", "") is None or "must-revalidate" in said
     if said.get("no-cache", "") is not None and _is_wanted(asked, said, age, left):
         return Reuse(age, stale=left <= 0)
@@ -500,7 +501,7 @@ def _to_store(headers: httpx.Headers) -> httpx.Headers:
     said = parse_cache_control(headers.get("cache-control", ""))
     named = f"{headers.get('connection', '')},{said.get('no-cache') or ''}"
     names = {name.strip(" \t").lower() for name in named.split(",")}
-    return _without(headers, _HOP | names)
+    return _without(headers, names.union(_HOP.split()))
 
 
 def _without(headers: httpx.Headers, names: Collection[str]) -> httpx.Headers:
@@ -531,7 +532,8 @@ def changed_urls(request: httpx.Request, response: httpx.Response) -> list[httpx
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
+    # Not `host`, which raises for a malformed name in an international domain.
+    return url.scheme, url.raw_host.decode("ascii"), url.port
 
 
 class PrivateCacheTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -548,8 +550,9 @@ class PrivateCacheTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     What one principal got is never given to another: each has a store of its own, and
     within it a response belongs to the credentials that it was got with, so a renewed
     token starts afresh. Nothing that was got before an unsafe request to its URL ended
-    is given after it, as far as this object has seen. A store that fails or is damaged
-    is a miss; it is logged. Thread-safe and task-safe.
+    is given after it, as far as this object has seen, unless the server said that it
+    failed. A store that fails or is damaged is a miss; it is logged. A request with
+    content is passed on. Thread-safe and task-safe.
 
     Args:
         transport: the transport below, of the client's kind.
@@ -603,6 +606,7 @@ class PrivateCacheTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._max_body, self._max_size = max_body, max_size
         self._clock = clock or time.time
         self._count, self._changed = 0, OrderedDict[str, int]()
+        self._forgotten = 0  # the newest change that is not among them any more
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -619,14 +623,14 @@ class PrivateCacheTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def close(self) -> None:
         """Close the transport below, and the store."""
         self._transport.close()
-        for storage in self._own.values():
-            storage.close()
+        while self._own:
+            self._own.popitem()[1].close()
 
     async def aclose(self) -> None:
         """Close the transport below, and the store."""
         await self._transport.aclose()
-        for storage in self._own.values():
-            closing = storage.close()
+        while self._own:
+            closing = self._own.popitem()[1].close()
             if inspect.isawaitable(closing):
                 await closing
 
@@ -666,7 +670,10 @@ class PrivateCacheTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             self._changed[key] = self._count
             self._changed.move_to_end(key)
             if len(self._changed) > _REMEMBERED:
-                self._changed.popitem(last=False)
+                self._forgotten = self._changed.popitem(last=False)[1]
+
+    def _has_changed(self, key: str, since: int) -> bool:
+        return self._changed.get(key, self._forgotten) > since
 
 
 class _Exchange:
@@ -676,7 +683,6 @@ class _Exchange:
         self, parent: PrivateCacheTransport, request: httpx.Request, *, blocking: bool
     ) -> None:
         self.parent, self.request, self.blocking = parent, request, blocking
-        self.storage = parent._storage(blocking)
         below, self.host = parent._transport, request.headers.get("host", "")
         self.send = below.handle_request if blocking else below.handle_async_request
         self.key = parent._key(request.url, self.host)
@@ -703,8 +709,12 @@ class _Exchange:
             began = now()
             try:
                 response = yield partial(self.send, self.conditional(step))
-            except httpx.TransportError:
-                if found := (yield from self.despite(step)):
+            except BaseException as exc:
+                if request.method not in _SAFE:  # nobody knows that it was not done
+                    yield from self.forget(self.key)
+                elif isinstance(exc, httpx.TransportError) and (
+                    found := (yield from self.despite(step))
+                ):
                     return found
                 raise
             try:
@@ -715,10 +725,18 @@ class _Exchange:
                 raise
             step = Fetch()  # the 304 was about something that is gone
 
+    def ask(self, name: str, *values: Any) -> _Steps:
+        """Return what the store says; if it fails, log it, and return None."""
+        try:
+            storage = self.parent._storage(self.blocking)
+            return (yield partial(getattr(storage, name), *values))
+        except Exception:
+            _log.warning("the store failed: %s", name, exc_info=True)
+
     def look_up(self) -> _Steps:
         """Find the newest stored response that is for a request like this one."""
         found: list[Any] = []
-        for entry in (yield partial(self.storage.get_entries, self.key)):
+        for entry in (yield from self.ask("get_entries", self.key)) or ():
             if stored := self.matching(entry):
                 found.append((stored.response_time, len(found), entry, stored))
         if found:
@@ -735,12 +753,14 @@ class _Exchange:
     def conditional(self, step: _Sent) -> httpx.Request:
         """Return the request to send."""
         request = self.request
-        if isinstance(step, Fetch):
+        if isinstance(step, Fetch) or self.stored is None:
             return request
+        charset = self.stored.headers.encoding  # so that the same octets go back
+        more = [(n.encode(), v.encode(charset)) for n, v in step.headers.items()]
         return httpx.Request(
             request.method,
             request.url,
-            headers=httpx.Headers([*request.headers.raw, *_raw(step.headers)]),
+            headers=httpx.Headers([*request.headers.raw, *more]),
             stream=request.stream,
             extensions=request.extensions,
         )
@@ -764,7 +784,7 @@ class _Exchange:
         if self.stored and self.request.method == "HEAD" and status == 200:
             yield from self.update(response, began, ended)
         elif self.stored and status < 500 and status not in _BESIDES:
-            yield partial(self.storage.remove_entry, self.entry.id)
+            yield from self.ask("remove_entry", self.entry.id)
         return self.kept(response, began, ended)
 
     def despite(self, step: _Sent) -> _Steps:
@@ -780,7 +800,7 @@ class _Exchange:
             body = yield partial(_read, self.entry.response.stream)
         except Exception:
             _log.warning("a stored body could not be read", exc_info=True)
-            yield partial(self.storage.remove_entry, self.entry.id)
+            yield from self.ask("remove_entry", self.entry.id)
             self.stored = None
             return None
         age = _age(self.stored, self.parent._clock())
@@ -799,20 +819,20 @@ class _Exchange:
         head = response.status_code == 200
         headers = freshen(self.stored, response.headers, head=head)
         if headers is None:
-            yield partial(self.storage.remove_entry, self.entry.id)
+            yield from self.ask("remove_entry", self.entry.id)
             self.stored = None
             return False
         key = vary_key(headers.get("vary", ""), self.request.headers)
         self.stored = Stored(self.stored.status, headers, began, ended, key)
         packed = self.parent._hishel.Headers(_pack(self.stored, self.user))
-        yield partial(self.storage.update_headers, self.entry.id, packed)
+        yield from self.ask("update_headers", self.entry.id, packed)
         return True
 
     def forget(self, key: str) -> _Steps:
         """Remove all that is stored under a key, and what is on its way there."""
         self.parent._note_change(key)
-        for entry in (yield partial(self.storage.get_entries, key)):
-            yield partial(self.storage.remove_entry, entry.id)
+        for entry in (yield from self.ask("get_entries", key)) or ():
+            yield from self.ask("remove_entry", entry.id)
 
     def kept(
         self, response: httpx.Response, began: float, ended: float
@@ -829,7 +849,8 @@ class _Exchange:
         )
         useful = bool(fresh) or bool(_validators(headers))
         storable = is_storable(request.method, status, request.headers, headers)
-        if stream is None or not useful or not storable or "range" in request.headers:
+        apart = {"range", *_WITH_CONTENT} & request.headers.keys()
+        if stream is None or not useful or not storable or apart:
             response.extensions = told
             return response
         key = vary_key(headers.get("vary", ""), request.headers)
@@ -849,12 +870,9 @@ class _Exchange:
 
     def keep(self, stored: Stored, body: bytes) -> _Steps:
         """Store a response in the place of those that it supersedes."""
-        hishel, storage, changed = (
-            self.parent._hishel,
-            self.storage,
-            self.parent._changed,
-        )
-        if changed.get(self.key, 0) > self.began_at:
+        hishel, has_changed = self.parent._hishel, self.parent._has_changed
+        storage = self.parent._storage(self.blocking)
+        if has_changed(self.key, self.began_at):
             return
         others = []
         for entry in (yield partial(storage.get_entries, self.key)):
@@ -866,14 +884,11 @@ class _Exchange:
         for _, oldest in sorted(others)[: -_VARIANTS + 1]:
             yield partial(storage.remove_entry, oldest)
         headers = hishel.Headers(_pack(stored, self.user))
-        entry = yield partial(
-            storage.create_entry,
-            hishel.Request("GET", ""),  # what is in it stays with the caller
-            hishel.Response(stored.status, headers, httpx.ByteStream(body)),
-            self.key,
-        )
+        request = hishel.Request("GET", "")  # what is in it stays with the caller
+        response = hishel.Response(stored.status, headers, httpx.ByteStream(body))
+        entry = yield partial(storage.create_entry, request, response, self.key)
         yield partial(_read, entry.response.stream)  # which is what stores it
-        if changed.get(self.key, 0) > self.began_at:
+        if has_changed(self.key, self.began_at):
             yield partial(storage.remove_entry, entry.id)
 
 
@@ -931,10 +946,6 @@ def _told(**told: bool) -> dict[str, Any]:
     return {"caching": dict.fromkeys(names, False) | told}
 
 
-def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-
-
 def _pack(stored: Stored, user: str) -> dict[str, list[str]]:
     """Return a stored response's fields and what belongs to it as one's of hishel."""
     packed: dict[str, list[str]] = {}
@@ -952,13 +963,10 @@ def _unpack(entry: Any) -> tuple[str, Stored | None]:
         pairs = [(name, v) for name in fields for v in fields.get_list(name)]
         raw = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in pairs]
         raw = [pair for pair in raw if pair[0] != _KEPT.encode()]
-        return user, Stored(
-            int(entry.response.status_code),
-            httpx.Headers(raw),
-            float(began),
-            float(ended),
-            key,
-        )
+        if not all(abs(float(at)) < 2**37 for at in (began, ended)):
+            raise ValueError("no time")
+        status = int(entry.response.status_code)
+        return user, Stored(status, httpx.Headers(raw), began, ended, key)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError):
         return "", None
 
@@ -973,22 +981,15 @@ async def _aread(stream: Any) -> bytes:
 
 
 def _run(steps: _Steps) -> Any:
-    """Take the steps of a blocking client."""
+    """Take the steps of a blocking client, where nothing has to be awaited."""
     try:
-        step = next(steps)
-        while True:
-            try:
-                result = step()
-            except BaseException as exc:
-                step = steps.throw(exc)
-            else:
-                step = steps.send(result)
+        _arun(steps).send(None)
     except StopIteration as end:
         return end.value
 
 
 async def _arun(steps: _Steps) -> Any:
-    """Take the same steps, and await those that have to be."""
+    """Take the steps, and await those that have to be."""
     try:
         step = next(steps)
         while True:

@@ -23,6 +23,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import re
 import secrets
 import sqlite3
@@ -37,30 +38,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import httpx
 
+# fmt: off
 __all__ = [
-    "Answer",
-    "Attempt",
-    "Began",
-    "Finished",
-    "IdempotencyKeyTransport",
-    "IdempotencyMiddleware",
-    "InProgress",
-    "InvalidKey",
-    "LeaseLostError",
-    "MemoryStore",
-    "Mismatch",
-    "PostgresStore",
-    "Record",
-    "RedisStore",
-    "SQLiteStore",
-    "Store",
-    "StoreFullError",
-    "canonical_json",
-    "decide",
-    "derive_key",
-    "is_final",
+    "Answer", "Attempt", "Began", "Finished", "IdempotencyKeyTransport",
+    "IdempotencyMiddleware", "InProgress", "InvalidKey", "LeaseLostError",
+    "MemoryStore", "Mismatch", "PostgresStore", "Record", "RedisStore", "SQLiteStore",
+    "Store", "StoreFullError", "canonical_json", "decide", "derive_key", "is_final",
     "parse_idempotency_key",
 ]
+# fmt: on
 
 _log = logging.getLogger(__name__)
 
@@ -176,9 +162,8 @@ def canonical_json(content_type: str, body: bytes) -> bytes:
             value = json.loads(
                 body, parse_float=keep, parse_constant=keep, object_pairs_hook=_members
             )
-            text = json.dumps(
-                value, sort_keys=True, default=lambda n: {"\0": n.decode()}
-            )
+            fraction = lambda n: [math.nan, n.decode()]  # noqa: E731
+            text = json.dumps(value, sort_keys=True, default=fraction)
             return b"json:" + text.encode()
         except (ValueError, RecursionError):
             pass
@@ -320,10 +305,7 @@ class Store(Protocol):
         """Forget a key that this attempt has, so that another may begin."""
 
 
-class _Table(Protocol):  # the records, within a transaction
-    def look(self, key: str) -> tuple[Record | None, float]: ...
-    def put(self, key: str, record: Record, now: float) -> None: ...
-    def drop(self, key: str) -> None: ...
+_Table: TypeAlias = "_Dict | _Rows"  # the records, within a transaction
 
 
 class _Records:
@@ -421,25 +403,32 @@ class _Dict:  # by and large in the order of expiry
     def __init__(self, keys: int, left: int, clock: Callable[[], float]) -> None:
         self.keys, self.left, self.clock = keys, left, clock
         self.records: dict[str, Record] = {}
+        self.soonest = math.inf  # before which none of them expires
 
     def look(self, key: str) -> tuple[Record | None, float]:
         return self.records.get(key), self.clock()
 
     def put(self, key: str, record: Record, now: float) -> None:
         self.drop(key)
-        while self.records:
-            first = next(iter(self.records))
+        while first := next(iter(self.records), None):
             if self.records[first].expires > now:
                 break
             self.drop(first)
+        size = _size(record)
+        is_full = len(self.records) >= self.keys or size > self.left
+        if is_full and now >= self.soonest:  # where ttls differ, some lie behind
+            for old in [k for k, r in self.records.items() if r.expires <= now]:
+                self.drop(old)
+            times = (held.expires for held in self.records.values())
+            self.soonest = min(times, default=math.inf)
         if len(self.records) >= self.keys:
             raise StoreFullError(f"{self.keys} keys are held")
-        size = _size(record)
         if record.answer and size > self.left:
             record = record._replace(answer=replace(record.answer, body=None))
             size = 0
         self.left -= size
         self.records[key] = record
+        self.soonest = min(self.soonest, record.expires)
 
     def drop(self, key: str) -> None:
         if record := self.records.pop(key, None):
@@ -728,14 +717,14 @@ class RedisStore:
     ) -> Any:
         times = (max(1, round(seconds * 1000)) for seconds in (lease, ttl))
         reply = self._script([self._prefix + key], [verb, fence, *times, text])
-        return self._read(read, reply) if self.blocks else self._later(read, reply)
 
-    async def _later(self, read: Callable[[str, str], Any], reply: Any) -> Any:
-        return self._read(read, await reply)
+        def said(reply: Any) -> Any:
+            return read(*(t.decode() if isinstance(t, bytes) else t for t in reply))
 
-    def _read(self, read: Callable[[str, str], Any], reply: Any) -> Any:
-        word, text = (t.decode() if isinstance(t, bytes) else t for t in reply)
-        return read(word, text)
+        async def later() -> Any:
+            return said(await reply)
+
+        return said(reply) if self.blocks else later()
 
 
 def _unpacked(text: str) -> Answer:
@@ -759,9 +748,10 @@ class Attempt:
     ) -> None:
         """Record the answer in the app's own transaction, to commit with the effect.
 
-        From then on this is the answer, whatever the app sends. The store is an
-        `SQLiteStore` or a `PostgresStore`, `conn` a blocking connection to the same
-        database with the transaction open that has the effect. `headers` are pairs.
+        From then on repeats get this answer, and this client too, unless the app sends
+        one that is not final. The store is an `SQLiteStore` or a `PostgresStore`,
+        `conn` a blocking connection to the same database with the transaction open that
+        has the effect. `headers` are pairs.
 
         Raises:
             LeaseLostError: another attempt has the key: roll back.
@@ -826,7 +816,8 @@ class IdempotencyMiddleware:
     blocks the event loop for longer than the lease loses the key.
 
     An answer over `max_response`, or an event stream, is passed on and recorded without
-    its body: a repeat gets 409 `answer-not-kept`, without Retry-After. Put what checks
+    its body: a repeat gets 409 `answer-not-kept`, without Retry-After. The app of an
+    event stream is told when its client goes, for it might never end. Put what checks
     who asks, compression and CORS around this, as a replay does not reach the app.
 
     Args:
@@ -902,7 +893,7 @@ class IdempotencyMiddleware:
         if isinstance(step, Answer):
             await _send(send, step)
         elif step is not None:
-            await self._wait(step, send)
+            await self._wait(step, receive, send)
 
     async def ask(self, call: Callable[..., Any], *values: Any) -> Any:
         """Return what the store says, without blocking the loop."""
@@ -923,7 +914,7 @@ class IdempotencyMiddleware:
                 raise InvalidKey("repeated" if lines else "missing")
             key = parse_idempotency_key(lines[0], max_length=self.max_key)
         except InvalidKey as exc:
-            told = "send one Idempotency-Key, a quoted string of ASCII characters"
+            told = f"send one {self._header.decode()}, a quoted string of ASCII"
             return _problem(400, f"key-{exc.reason}", told)
         try:
             body = await self._read(scope["headers"], receive)
@@ -950,18 +941,24 @@ class IdempotencyMiddleware:
             return _outstanding()
         return _problem(422, "key-reused", "the key was used for another request")
 
-    async def _wait(self, flight: _Flight, send: Send) -> None:
+    async def _wait(self, flight: _Flight, receive: Receive, send: Send) -> None:
         task = asyncio.create_task(flight.run())
         self._flights.add(task)
         task.add_done_callback(self._flights.discard)
+        watch = None
         try:
             # Unlike `await task`, a wait that is cancelled leaves the task alone.
             await asyncio.wait((task, flight.told), return_when="FIRST_COMPLETED")
             if flight.told.done() and (answer := flight.told.result()) is not None:
                 await _send(send, answer)
+            elif flight.is_events:
+                watch = asyncio.create_task(flight.watch(receive))
             await asyncio.wait((task,))
         finally:
-            flight.is_left = not task.done()
+            if watch is not None:
+                watch.cancel()
+            if not task.done():
+                flight.leave()
         task.result()
 
     async def _read(self, headers: Any, receive: Receive) -> bytes | None:
@@ -1001,11 +998,6 @@ class IdempotencyMiddleware:
         return _digest([*said, hashlib.sha256(body).hexdigest()]).hex()
 
 
-def _is_events(start: Scope) -> bool:
-    fields = dict(start.get("headers", ()))
-    return bytes(fields.get(b"content-type", b"")).startswith(b"text/event-stream")
-
-
 class _Flight:
     """One run of the app, from the first lease to the answer."""
 
@@ -1029,7 +1021,7 @@ class _Flight:
         #: What is to be sent, or None if it is passed on as it comes.
         self.told: asyncio.Future[Answer | None] = self.loop.create_future()
         self.over = asyncio.Event()
-        self.is_read = self.is_left = False
+        self.is_read = self.is_left = self.is_events = False
         self.mode = "collect"  # and then pass on, or drop
         self.start: Scope | None = None
         self.body = bytearray()
@@ -1057,7 +1049,10 @@ class _Flight:
         """Take what the app sends."""
         kind, is_last = message["type"], not message.get("more_body")
         if kind == "http.response.start" and self.mode == "collect":
-            self.start = message
+            pairs = [(bytes(n), bytes(v)) for n, v in message.get("headers", ())]
+            self.start = {**message, "headers": pairs}
+            form = dict(pairs).get(b"content-type", b"")
+            self.is_events = form.startswith(b"text/event-stream")
             return
         if kind != "http.response.body" or self.start is None:
             raise RuntimeError(f"{kind} is not to be sent now")
@@ -1066,7 +1061,7 @@ class _Flight:
             is_whole = is_last and len(self.body) <= self.parent.max_response
             if is_whole:
                 await self._settle(bytes(self.body))
-            elif len(self.body) > self.parent.max_response or _is_events(self.start):
+            elif len(self.body) > self.parent.max_response or self.is_events:
                 await self._settle(None)
                 message = {**message, "body": bytes(self.body)}
                 if self.mode == "pass":
@@ -1079,13 +1074,14 @@ class _Flight:
     async def _settle(self, body: bytes | None) -> None:
         """Record the answer, and tell which is to be sent."""
         self.timer.cancel()
-        start = self.start or {}
-        pairs = tuple((bytes(n), bytes(v)) for n, v in start.get("headers", ()))
-        answer = Answer(start["status"], pairs, body)
+        assert self.start is not None
+        answer = Answer(self.start["status"], tuple(self.start["headers"]), body)
         kept = answer.kept()
         recorded: Answer | None = kept
         if self.parent.is_final(answer.status):
-            recorded = await self._complete(kept)
+            # If it is not recorded, it was done: the client gets to know at least.
+            values = "complete", kept, self.parent.ttl
+            recorded = await self._try("an answer was not recorded", kept, *values)
         else:
             await self._release()
         if recorded is None:  # the lease was lost: repeats get another's answer
@@ -1099,36 +1095,42 @@ class _Flight:
 
     async def _pass(self, message: Scope) -> None:
         if not self.is_left:
-            await self.send(message)
+            try:
+                await self.send(message)
+            except OSError:  # what a server raises when the client is gone
+                self.leave()
 
-    async def _complete(self, kept: Answer) -> Answer | None:
-        parent, it = self.parent, self.attempt
-        values = it._name, it.fence, kept, parent.ttl
+    async def watch(self, receive: Receive) -> None:
+        """Wait until the client goes, and let the app be told."""
+        if (await receive())["type"] == "http.disconnect":
+            self.over.set()
+
+    def leave(self) -> None:
+        """Send no more; the app ends all the same, or is told if it might not."""
+        self.is_left = True
+        if self.is_events:
+            self.over.set()
+
+    async def _try(self, told: str, default: Any, name: str, *values: Any) -> Any:
+        """Return what the store says of the attempt, or the default, with a log."""
         try:
-            found: Answer | None = await parent.ask(parent.store.complete, *values)
-            return found
-        except Exception as exc:  # it was done: the client gets to know at least
-            _log.error("an answer was not recorded", exc_info=exc)
-            return kept
+            it, call = self.attempt, getattr(self.parent.store, name)
+            return await self.parent.ask(call, it._name, it.fence, *values)
+        except Exception as exc:
+            _log.error(told, exc_info=exc)
+            return default
 
     async def _release(self) -> None:
-        parent, it = self.parent, self.attempt
-        try:
-            await parent.ask(parent.store.release, it._name, it.fence)
-        except Exception as exc:
-            _log.error("a key was not released; its lease ends it", exc_info=exc)
+        told = "a key was not released; its lease ends it"
+        await self._try(told, None, "release")
 
     def _beat(self) -> None:
         self.pulse = self.loop.create_task(self._renew())
 
     async def _renew(self) -> None:
-        parent, it = self.parent, self.attempt
-        values = it._name, it.fence, parent.lease, parent.ttl
-        is_held = True
-        try:
-            is_held = await parent.ask(parent.store.renew, *values)
-        except Exception as exc:
-            _log.error("a lease was not renewed", exc_info=exc)
+        parent, told = self.parent, "a lease was not renewed"
+        values = parent.lease, parent.ttl
+        is_held = await self._try(told, True, "renew", *values)
         if not is_held:
             _log.warning("an attempt has lost its key, or has completed it")
         elif not self.told.done() and not self.over.is_set():
@@ -1191,8 +1193,7 @@ class IdempotencyKeyTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request with its key."""
         self._mark(request)
-        work = self._transport.handle_async_request(request)
-        response: httpx.Response = await work
+        response: httpx.Response = await self._transport.handle_async_request(request)
         return response
 
     def _mark(self, request: httpx.Request) -> None:

@@ -353,10 +353,7 @@ def evaluate(
     headers = headers if isinstance(headers, Mapping) else [*headers]
     asks = {name: _field(headers, name) for name in _CONDITIONS}
     now = now or datetime.now(UTC)
-    since = {
-        name: parse_http_date(asks[name] or "", now=now)
-        for name in ("if-modified-since", "if-unmodified-since")
-    }
+    since = {name: parse_http_date(asks[name] or "", now=now) for name in _DATED}
 
     if asks["if-match"] is not None:
         if not _any_match(asks["if-match"], tag, there, ETag.strong_compare):
@@ -375,10 +372,8 @@ def evaluate(
     return Proceed(_range_applies(method, asks, tag, modified, now))
 
 
-_CONDITIONS = (
-    "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range",
-    "range",
-)  # fmt: skip
+_DATED = ("if-modified-since", "if-unmodified-since")
+_CONDITIONS = ("if-match", "if-none-match", "if-range", "range", *_DATED)
 
 
 def _any_match(
@@ -455,6 +450,8 @@ class PreconditionsMiddleware:
         *,
         require: Iterable[str] = ("PUT", "PATCH", "DELETE"),
     ) -> None:
+        if isinstance(require, str):
+            raise ValueError("require is a collection of names")
         self._app, self._current, self._require = app, current, frozenset(require)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -474,7 +471,10 @@ class PreconditionsMiddleware:
         )
         if isinstance(verdict, PreconditionFailed):
             return await _refuse(412, "Precondition Failed", send)
-        known = isinstance(verdict, NotModified)
+        if known := isinstance(verdict, NotModified):  # and no file, by its path
+            offered = (scope.get("extensions") or {}).items()
+            of = "http.response."
+            scope["extensions"] = {k: v for k, v in offered if not k.startswith(of)}
 
         async def tell(message: Scope) -> None:
             nonlocal known
@@ -504,7 +504,9 @@ def _told(message: Scope, validators: Validators, known: bool) -> Scope:
     """Return the start of an answer with the validators, as a 304 if they are known."""
     if not 200 <= message["status"] < 300:
         return message
-    fields = [(bytes(name).lower(), value) for name, value in message["headers"]]
+    fields = [
+        (bytes(name).lower(), value) for name, value in message.get("headers", ())
+    ]
     names = {name for name, _ in fields}
     for name, value in validators.headers().items():
         if name.encode() not in names:
@@ -561,15 +563,17 @@ def update_with_etag(
             called several times, and must return what it made.
         **options: `method` ("PUT"), `headers` of both requests, `max_attempts` (4),
             `load` (`response.json()`), `dump` (makes of a representation arguments of
-            the request: `{"json": it}`), `base_delay` (0.05 s, doubled each time, of
-            which a random part is waited), `sleep`, `random` (0 to 1).
+            the request: `{"json": it}`; `headers` are added to the others),
+            `base_delay` (0.05 s, doubled each time, of which a random part is waited),
+            `sleep`, `random` (0 to 1).
 
     Returns:
         The answer to the write.
 
     Raises:
         UpdateError: others were faster, there is no strong tag, or it is not known.
-        httpx.HTTPStatusError: any other status than 2xx, 428 included.
+        httpx.HTTPStatusError: any other status than 2xx, 428 included, and a redirect
+            that made a GET of the write, unless by 303, which says that it was done.
         TypeError: `change` returned None.
     """
     options.setdefault("sleep", time.sleep)
@@ -579,7 +583,7 @@ def update_with_etag(
         while True:
             step = steps.send(step())
     except StopIteration as done:
-        return _response(done)
+        return cast("httpx.Response", done.value)
 
 
 async def aupdate_with_etag(
@@ -597,7 +601,7 @@ async def aupdate_with_etag(
             got = step()
             step = steps.send(await got if inspect.isawaitable(got) else got)
     except StopIteration as done:
-        return _response(done)
+        return cast("httpx.Response", done.value)
 
 
 def _update(
@@ -627,9 +631,16 @@ def _update(
         wanted = yield partial(change, load(seen))
         if wanted is None:
             raise TypeError("change returned None: want the new representation")
-        sent = {"headers": fields | {"if-match": tag}, **dump(wanted)}
+        sent = dump(wanted)
+        more = dict(httpx.Headers(sent.get("headers")))
+        sent["headers"] = fields | more | {"if-match": tag.encode("latin-1")}
         answer = yield partial(client.request, method, url, **sent)
         attempt += 1
+        for (
+            step
+        ) in answer.history:  # a redirect that made a read of it; 303: it is done
+            if answer.request.method != method.upper() and step.status_code != 303:
+                step.raise_for_status()
         if answer.status_code != 412:
             answer.raise_for_status()
             return cast("httpx.Response", answer)
@@ -641,15 +652,12 @@ def _update(
 
 
 def _strong(response: httpx.Response) -> str | None:
-    try:
-        tag = ETag.parse(response.headers.get("etag", ""))
+    lines = [value for name, value in response.headers.raw if name.lower() == b"etag"]
+    try:  # the very octets are sent back, whatever charset a client reads in them
+        tag = ETag.parse(b", ".join(lines).decode("latin-1"))
     except InvalidETag:
         return None
     return None if tag.weak else str(tag)
-
-
-def _response(done: StopIteration) -> httpx.Response:
-    return cast("httpx.Response", done.value)
 
 
 if __name__ == "__main__":

@@ -385,6 +385,7 @@ def test_vary_key():
     assert key("a", {"a": "secret"}).isalnum()
     assert "secret" not in key("a", {"a": "secret"})
     assert key("a, *", {}) is None
+    assert key(",".join(map(str, range(9000))), {}) is None  # too much to look up
     lines = httpx.Headers([("a", "1"), ("a", "2")])
     assert key("a", lines) == key("a", {"a": "1, 2"})
 
@@ -440,6 +441,8 @@ CONDITIONAL = {"if-none-match": '"7"'}
         ("max-age=60, immutable", "max-age=0", 60, "ask"),
         ("max-age=60, immutable", "no-cache", 0, "ask"),
         ("max-age=60", "no-store", 0, "reuse"),
+        ('max-age=60, no-cache=""', "", 0, "ask"),
+        ("max-age=60", "", -3600, "ask"),
     ],
 )
 def test_decision(said, asked, age, wanted):
@@ -594,6 +597,7 @@ def test_what_a_304_is_about(old, new, head, same):
         ("POST", 201, {"Location": "http://api.test/a"}, [URL]),
         ("POST", 201, {"Location": "https://[oops"}, [URL]),
         ("POST", 201, {"Location": "\x00"}, [URL]),
+        ("POST", 201, {"Location": "http://xn--zzz--/"}, [URL]),
         ("POST", 400, {"Location": "/a"}, []),
         ("GET", 200, {"Location": "/a"}, []),
         ("QUERY", 200, {}, []),
@@ -973,6 +977,52 @@ def test_a_response_that_a_change_overtook():
         assert client.told() == ("stored", b"after")
 
 
+def test_a_change_that_was_long_ago_is_not_forgotten(monkeypatch):
+    """Not even more changes than are remembered let an overtaken response be kept."""
+    monkeypatch.setattr(caching, "_REMEMBERED", 5)
+    origin = Origin(fresh(b"before"), *[answer(status=204)] * 7, fresh(b"after"))
+    with Client("blocking", origin) as client:
+        with client.client.stream("GET", URL) as slow:
+            for number in range(7):
+                client.ask("PUT", url=f"{URL}/{number}" if number else URL)
+            assert b"".join(slow.iter_raw()) == b"before"
+        assert client.told() == ("stored", b"after")
+
+
+@BOTH
+def test_a_change_that_nobody_saw_end(kind):
+    """After a write that timed out, the stored response may be wrong: it is gone."""
+    origin = Origin(fresh(b"before"), httpx.ReadTimeout("late"), fresh(b"after"))
+    with Client(kind, origin) as client:
+        client.ask()
+        with pytest.raises(httpx.ReadTimeout):
+            client.ask("PUT")
+        assert client.told() == ("stored", b"after")
+
+
+@BOTH
+@pytest.mark.parametrize("tag", ["\xe9".encode(), b"\xe9", "\u65e5".encode()])
+def test_a_tag_of_other_octets(kind, tag):
+    """A validator goes back as the octets that came, in whatever charset."""
+    head = [(b"cache-control", b"no-cache"), (b"etag", b'"' + tag + b'"')]
+    origin = Origin(httpx.Response(200, headers=head, content=b"paid"))
+    with Client(kind, origin) as client:
+        client.ask()
+        client.ask()
+        raw = dict(origin.seen[1].headers.raw)
+        assert raw[b"if-none-match"] == b'"' + tag + b'"'
+
+
+def test_a_question_with_content_is_passed_on():
+    """Two requests to GET that differ in their content have nothing in common."""
+    origin = Origin(lambda request: fresh(request.content)(request))
+    with Client("blocking", origin) as client:
+        for content in (b"a", b"b"):
+            answer = client.client.request("GET", URL, content=content)
+            assert answer.content == content
+            assert not answer.extensions["caching"]["stored"]
+
+
 # --- bodies
 
 
@@ -1084,7 +1134,18 @@ def test_a_file_that_is_no_store_is_a_miss(kind, tmp_path, caplog):
 
 
 @given(
-    kept=st.sampled_from(["7", "[]", "[1, 2, 3]", '["a", 1, "", ""]', "{", '"\\ud800"'])
+    kept=st.sampled_from(
+        [
+            '[NaN, 1, "", 1]',
+            '[1, 1e99, "", 1]',
+            "7",
+            "[]",
+            "[1, 2, 3]",
+            '["a", 1, "", ""]',
+            "{",
+            '"\\ud800"',
+        ]
+    )
     | st.text()
 )
 def test_any_record_that_is_damaged(kept):
@@ -1095,6 +1156,8 @@ def test_any_record_that_is_damaged(kept):
     entry = hishel.Entry(None, None, hishel.Response(200, headers, None))
     _, found = caching._unpack(entry)
     assert found is None or isinstance(found, caching.Stored)
+    if found:
+        caching.may_reuse(httpx.Request("GET", URL), found, now=T0)
     assert caching._unpack(object()) == ("", None)
 
 
@@ -1176,6 +1239,53 @@ def test_what_is_remembered_is_bounded(monkeypatch):
         for number in range(20):
             client.ask("PUT", url=f"{URL}/{number}")
         assert len(client.transport._changed) == 5
+
+
+class Broken:
+    """A store of which one operation fails, or the only one that is called."""
+
+    def __init__(self, name, real):
+        self.name, self.real = name, real
+
+    def __getattr__(self, name):
+        if name == self.name:
+            raise LookupError("away")
+        return getattr(self.real, name)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name", ["get_entries", "create_entry", "remove_entry", "update_headers"]
+)
+def test_a_store_that_is_away(kind, name, caplog):
+    """Whatever of it fails, requests are answered, and it is logged."""
+    not_modified = answer(status=304, etag='"7"', cache_control="no-cache")
+    origin = Origin(fresh(etag='"7"'), not_modified, answer(status=204), fresh(b"new"))
+    with Client(kind, origin) as client:
+        client.ask()
+        real = client.transport._storage(kind == "blocking")
+        client.transport._given = Broken(name, real)
+        client.clock.now += 60
+        for method, status in (("GET", {200, 304}), ("PUT", {204}), ("GET", {200})):
+            assert client.ask(method).status_code in status
+    assert "away" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, caplog):
+    """Where there can be no file, a client works as without a cache."""
+    (tmp_path / "file").touch()
+    with Client("blocking", Origin(fresh()), folder=tmp_path / "file") as client:
+        assert client.ask().content == client.ask().content == b"paid"
+    assert "FileExistsError" in caplog.text
+
+
+def test_a_closed_store_is_opened_again(tmp_path):
+    """A transport that was closed with its client serves another one."""
+    clock, origin = Clock(), Origin(fresh())
+    with Client("blocking", origin, "ann", clock, folder=tmp_path) as client:
+        client.ask()
+    with httpx.Client(transport=client.transport) as again:
+        assert again.get(URL).extensions["caching"]["from_cache"]
 
 
 def test_a_store_that_fails_fails_no_request(caplog):

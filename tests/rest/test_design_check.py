@@ -126,6 +126,16 @@ OK = {"description": "Fine."}
 BODY = {"content": {"application/json": {"schema": {"type": "object"}}}}
 
 
+def carrying(schema, kind="application/json"):
+    """Return a body or a response with this schema."""
+    return {"description": "It.", "content": {kind: {"schema": schema}}}
+
+
+LIST = {"type": "array", "items": {"type": "string"}}
+ITEMIZED = carrying({"type": "object", "properties": {"items": LIST}})
+ETAGGED = carrying({"type": "object", "properties": {"etag": {"type": "string"}}})
+
+
 def changed(edits, document=DOCUMENT):
     """Return a copy of the document with values at pointers put in or taken out."""
     made = copy.deepcopy(document)
@@ -175,16 +185,6 @@ def test_clean():
 
 PLANTED = [
     ("valid", {"/info/version": GONE}, "/info"),
-    ("valid", {f"{ORDER}/parameters": []}, f"{ORDER}/delete"),
-    (
-        "valid",
-        {
-            f"{ORDER}/get/parameters": [
-                {"name": "a", "in": "path", "required": True, "schema": {}}
-            ]
-        },
-        f"{ORDER}/get/parameters/0",
-    ),
     (
         "reference",
         {f"{SCHEMA}/parts/items": {"$ref": "#/components/schemas/Odrer"}},
@@ -200,11 +200,6 @@ PLANTED = [
         {"/components/schemas/Loop": {"$ref": "#/components/schemas/Loop"}},
         "/components/schemas/Loop/$ref",
     ),
-    (
-        "operation-id",
-        {f"{ORDER}/get/operationId": "list-orders"},
-        f"{ORDER}/get/operationId",
-    ),
     ("path-case", {"/paths/~1sales_orders": {}}, "/paths/~1sales_orders"),
     ("path-case", {"/paths/~1SalesOrders": {}}, "/paths/~1SalesOrders"),
     ("path-verb", {"/paths/~1orders~1create-all": {}}, "/paths/~1orders~1create-all"),
@@ -212,11 +207,6 @@ PLANTED = [
     ("path-form", {"/paths/~1drafts~1": {}}, "/paths/~1drafts~1"),
     ("path-form", {"/paths/~1a~1~1b": {}}, "/paths/~1a~1~1b"),
     ("path-form", {"/paths/~1report.json": {}}, "/paths/~1report.json"),
-    (
-        "path-depth",
-        {"/paths/~1v1~1as~1{a}~1bs~1{b}~1cs~1{c}~1ds~1{d}~1es": {}},
-        "/paths/~1v1~1as~1{a}~1bs~1{b}~1cs~1{c}~1ds~1{d}~1es",
-    ),
     ("safe-method", {f"{ORDERS}/get/requestBody": BODY}, f"{ORDERS}/get/requestBody"),
     (
         "safe-method",
@@ -287,6 +277,19 @@ PLANTED = [
         f"{ORDERS}/get/responses/404/content",
     ),
     (
+        "page-token",
+        {
+            f"{ORDERS}/get/parameters/0/name": "sort",
+            f"{ORDERS}/get/responses/200": carrying(LIST, "*/*"),
+        },
+        f"{ORDERS}/get",
+    ),
+    (
+        "problem-details",
+        {f"{ORDER}/get/responses": {"302": OK, "default": OK}},
+        f"{ORDER}/get/responses/default",
+    ),
+    (
         "problem-details",
         {f"{ORDERS}/get/responses/404": OK},
         f"{ORDERS}/get/responses/404",
@@ -329,73 +332,6 @@ PLANTED = [
         "/components/responses/Problem",
     ),
     ("deprecation", {f"{ITEMS}/get/responses/200/headers": GONE}, f"{ITEMS}/get"),
-    (
-        "number-id",
-        {f"{SCHEMA}/id": {"type": "integer", "format": "int64"}},
-        f"{SCHEMA}/id",
-    ),
-    (
-        "number-id",
-        {f"{SCHEMA}/customerId": {"type": ["number", "null"]}},
-        f"{SCHEMA}/customerId",
-    ),
-    ("money", {f"{SCHEMA}/amount": {"type": "number"}}, f"{SCHEMA}/amount"),
-    (
-        "money",
-        {f"{SCHEMA}/unitPrice": {"type": "number", "format": "double"}},
-        f"{SCHEMA}/unitPrice",
-    ),
-    ("date-time", {f"{SCHEMA}/created_at": {"type": "string"}}, f"{SCHEMA}/created_at"),
-    ("date-time", {f"{SCHEMA}/createdAt": {"type": "integer"}}, f"{SCHEMA}/createdAt"),
-    ("date-time", {f"{SCHEMA}/due~1date": {"type": "string"}}, f"{SCHEMA}/due~1date"),
-    (
-        "credential",
-        {
-            "/components/securitySchemes/key": {
-                "type": "apiKey",
-                "in": "query",
-                "name": "key",
-            }
-        },
-        "/components/securitySchemes/key",
-    ),
-    (
-        "credential",
-        {
-            f"{ORDERS}/get/parameters/2": {
-                "name": "access_token",
-                "in": "query",
-                "schema": {},
-            }
-        },
-        f"{ORDERS}/get/parameters/2",
-    ),
-    ("https", {"/servers/0/url": "http://api.example.com"}, "/servers/0/url"),
-    (
-        "https",
-        {
-            "/components/securitySchemes/a": {
-                "type": "oauth2",
-                "flows": {
-                    "clientCredentials": {"tokenUrl": "HTTP://a.example", "scopes": {}}
-                },
-            }
-        },
-        "/components/securitySchemes/a/flows/clientCredentials/tokenUrl",
-    ),
-    (
-        "security",
-        {
-            "/security": GONE,
-            f"{ORDER}/put/security": [],
-            f"{ORDER}/get/security": [],
-            f"{ORDER}/delete/security": [],
-            f"{ORDERS}/get/security": [{}],
-            f"{ITEMS}/get/security": [],
-        },
-        f"{ORDERS}/post",
-    ),
-    ("security", {"/security": GONE}, ""),
 ]
 
 
@@ -405,12 +341,8 @@ PLANTED = [
 def test_planted_defects(rule, edits, pointer):
     """Each defect gives the finding of its rule, at its element, and no other."""
     document = changed(edits)
-    if rule == "valid" and "parameters" in next(iter(edits)) and "get" not in pointer:
-        wanted = [(f"rest/{rule}", f"{ORDER}/{m}") for m in ("delete", "get", "put")]
-        assert found(document) == wanted
-    else:
-        assert found(document) == [(f"rest/{rule}", pointer)]
-        at(document, pointer)
+    assert found(document) == [(f"rest/{rule}", pointer)]
+    at(document, pointer)
 
 
 def test_every_rule_has_a_planted_defect():
@@ -423,6 +355,7 @@ def test_every_rule_has_a_planted_defect():
     ("path", "wanted"),
     [
         ("/order/{id}", True),
+        ("/order/{id}/", True),
         ("/address/{id}", True),
         ("/analysis/{id}", True),
         ("/apis/{id}", False),
@@ -459,7 +392,6 @@ def test_a_path_alone_is_no_collection():
         ("path-verb", {"/paths/~1add-ons": {}, "/paths/~1settings": {}}),
         ("path-form", {"/paths/~1": {}, "/paths/~1.well-known~1a.json": {}}),
         ("path-form", {"/paths/~1openapi.json": {}}),
-        ("path-depth", {"/paths/~1a~1b~1c~1d~1e~1f": {}}),
         ("safe-method", {f"{ORDERS}/post/operationId": "x/updateAll"}),
         ("location", {f"{ORDER}/put/responses/201": OK}),
         ("location", {f"{ORDERS}/post/responses/202": {**OK, **BODY}}),
@@ -475,37 +407,26 @@ def test_a_path_alone_is_no_collection():
             {f"{ORDER}/put/requestBody": GONE, f"{ORDER}/put/parameters": GONE},
         ),
         ("if-match", {f"{ORDER}/put/parameters/0/name": "IF-NONE-MATCH"}),
-        (
-            "number-id",
-            {
-                f"{SCHEMA}/id": {
-                    "type": "integer",
-                    "format": "int64",
-                    "maximum": 2**53 - 1,
-                }
-            },
-        ),
-        ("number-id", {f"{SCHEMA}/paid": {"type": "number"}}),
-        ("money", {f"{SCHEMA}/amount": {"type": "number", "format": "decimal"}}),
-        ("money", {f"{SCHEMA}/price": {"type": "integer"}}),
-        ("date-time", {f"{SCHEMA}/update": {"type": "string"}}),
-        ("date-time", {f"{SCHEMA}/paid_at": {"type": "string", "pattern": "^2"}}),
-        ("date-time", {f"{SCHEMA}/at": {"type": "integer"}}),
-        ("https", {"/servers/0/url": "http://localhost:8000"}),
-        ("https", {"/servers/0/url": "http://127.0.0.1"}),
-        ("https", {"/info/contact": {"url": "http://a.example"}}),
-        ("security", {"/security": [{}]}),
         ("reference", {"/components/schemas/Order/example": {"$ref": "nowhere"}}),
         ("reference", {"/x-more": {"$ref": "nowhere"}}),
         ("reference", {f"{SCHEMA}/$ref": {"type": "string"}}),
+        ("path-case", {"/paths/~1users~1@me": {}, "/paths/x-Some_Thing": {}}),
+        ("path-verb", {"/paths/~1lookup": {}}),
         (
-            "money",
+            "page-token",
+            {"/paths/~1carts~1{id}~1": {"get": {"responses": {"200": ITEMIZED}}}},
+        ),
+        ("page-size", {f"{ORDERS}/get/parameters/1/schema": {"enum": [10, 50]}}),
+        (
+            "if-match",
             {
-                "/components/schemas/Order/default": {
-                    "properties": {"price": {"type": "number"}}
-                }
+                f"{ORDER}/put/parameters": GONE,
+                f"{ORDER}/put/requestBody": ETAGGED,
             },
         ),
+        ("idempotency-key", {f"{ORDERS}/post/parameters/0/name": "request_id"}),
+        ("reference", {f"{SCHEMA}/x": {"$ref": "#anchor"}}),
+        ("reference", {"/paths/x-more": {"$ref": "nowhere"}}),
     ],
 )
 def test_what_is_no_defect(rule, edits):
@@ -513,19 +434,12 @@ def test_what_is_no_defect(rule, edits):
     assert found(changed(edits), select=[f"rest/{rule}"]) == []
 
 
-def test_properties_of_any_name_are_looked_at():
-    """A property may be called `properties`, `example` or `x-price`."""
-    price = {"type": "number"}
-    edits = {
-        f"{SCHEMA}/properties": {"type": "object", "properties": {"fee": price}},
-        f"{SCHEMA}/example": {"type": "object", "properties": {"fee": price}},
-        f"{SCHEMA}/x-price": price,
-    }
-    assert found(changed(edits), select=["rest/money"]) == [
-        ("rest/money", f"{SCHEMA}/example/properties/fee"),
-        ("rest/money", f"{SCHEMA}/properties/properties/fee"),
-        ("rest/money", f"{SCHEMA}/x-price"),
-    ]
+def test_references_under_any_name_are_looked_at():
+    """A header or a property may be called `x-price` or `example`."""
+    names = ["example", "properties", "x-price"]
+    edits = {f"{SCHEMA}/{name}": {"$ref": "#/x"} for name in names}
+    wanted = [("rest/reference", f"{SCHEMA}/{name}/$ref") for name in names]
+    assert found(changed(edits)) == wanted
 
 
 def test_no_operation_with_a_rate_limit_is_one_finding():
@@ -607,13 +521,11 @@ def test_pointers_in_references_are_decoded():
         assert found(changed(edits), select=["rest/reference"]) == []
 
 
-def test_anchors_and_the_own_address():
-    """`$anchor` and OpenAPI 3.2's `$self` name places of the same document."""
+def test_the_own_address():
+    """OpenAPI 3.2's `$self` names the same document."""
     edits = {
         "/openapi": "3.2.0",
         "/$self": "https://a.example/openapi.json",
-        f"{SCHEMA}/id/$anchor": "ident",
-        f"{SCHEMA}/x": {"$ref": "#ident"},
         f"{SCHEMA}/y": {"$ref": "https://a.example/openapi.json#/info"},
         f"{SCHEMA}/z": {"$ref": "#/servers/0"},
     }
@@ -666,15 +578,15 @@ def test_all_of_is_looked_through():
 
 # --- switching rules off
 
-BARE = {f"{ORDER}/put/parameters": GONE, f"{SCHEMA}/price": {"type": "number"}}
+BARE = {f"{ORDER}/put/parameters": GONE, "/paths/~1a~1": {}}
 
 
 def test_select_and_ignore():
     """Rules are taken or left by their ids, and an id that is none is refused."""
-    both = [("rest/money", f"{SCHEMA}/price"), ("rest/if-match", f"{ORDER}/put")]
+    both = [("rest/path-form", "/paths/~1a~1"), ("rest/if-match", f"{ORDER}/put")]
     assert found(changed(BARE)) == both
-    assert found(changed(BARE), select=["rest/money"]) == both[:1]
-    assert found(changed(BARE), ignore={"rest/money"}) == both[1:]
+    assert found(changed(BARE), select=["rest/path-form"]) == both[:1]
+    assert found(changed(BARE), ignore={"rest/path-form"}) == both[1:]
     with pytest.raises(ValueError, match="no such rule: rest/nope"):
         design_check.check(DOCUMENT, ignore=["rest/nope"])
 
@@ -683,7 +595,7 @@ def test_select_and_ignore():
 def test_ignored_in_the_document(place):
     """An object's own list holds for it and for all below it, and for nothing else."""
     off = {f"{place}/x-rest-check-ignore": ["rest/if-match", 7, None]}
-    assert found(changed(BARE | off)) == [("rest/money", f"{SCHEMA}/price")]
+    assert found(changed(BARE | off)) == [("rest/path-form", "/paths/~1a~1")]
     off = {f"{ORDERS}/x-rest-check-ignore": ["rest/if-match"]}
     assert ("rest/if-match", f"{ORDER}/put") in found(changed(BARE | off))
     off = {f"{place}/x-rest-check-ignore": "rest/if-match"}
@@ -703,6 +615,7 @@ def test_rules_are_a_table():
         assert re.fullmatch(r"[A-Z].*[^.]\.", rule.sentence)
         assert rule.sources
         assert all(source.match(item) for item in rule.sources)
+        assert re.search(r"AIP-|Zalando #|Azure #", "".join(rule.sources))
 
 
 # --- reading
@@ -729,19 +642,19 @@ def test_load_json_yaml_and_files(tmp_path):
 
 
 def test_yaml_scalars():
-    """YAML 1.2: `no` is a word, `012` a number, a date is text, keys are text."""
+    """As JSON has them: `no` is a word, and a date is text; keys are text."""
     text = b"""
 openapi: 3.1.0
-x: [no, on, 012, 0x1f, 1.5, 1e3, .5, ~, null, True, "true", 2026-11-24, 1:30,
-    !!str 5, ! 6, !!int 7, '', +1]
+x: [no, on, 0x1f, 1.5, 1e3, ~, null, True, false, "true", 2026-11-24, 1:30, NaN,
+    !!str 5, ! 6, '', 012]
 200: {true: 1}
 ? spelled
 : out
 """
     assert design_check.load(text) == {
         "openapi": "3.1.0",
-        "x": ["no", "on", 12, "0x1f", 1.5, 1000.0, 0.5, None, None, True, "true",
-              "2026-11-24", "1:30", "5", "6", 7, "", 1],
+        "x": ["no", "on", "0x1f", 1.5, 1000.0, None, None, True, False, "true",
+              "2026-11-24", "1:30", "NaN", "5", "6", "", "012"],
         "200": {"true": 1},
         "spelled": "out",
     }  # fmt: skip
@@ -762,29 +675,29 @@ BOMB = b"openapi: 3.1.0\na0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + b"".join(
         (b"# nothing", "0 YAML documents"),
         (b"a: 1\n---\nb: 2", "2 YAML documents"),
         (b"[]", "the document is no object"),
-        (b"{}", "not an OpenAPI document"),
+        (b"{}", "not OpenAPI: "),
         (b"\xff\xfe", "not UTF-8 at byte 0"),
-        (b"\x00", "not YAML"),
+        (b"\x00", "not JSON or YAML"),
         (b'swagger: "2.0"', "this is Swagger 2.0"),
-        (b"openapi: 3.3.0", "not an OpenAPI document"),
-        (b"openapi: 4.0.0", "not an OpenAPI document"),
-        (b"openapi: [3.1.0]", "not an OpenAPI document"),
-        (b"a: b: c", "not YAML, line 1"),
-        (b'{"openapi": "3.1.0", }}', "not JSON: "),
+        (b"openapi: 3.3.0", "not OpenAPI: "),
+        (b"openapi: 4.0.0", "not OpenAPI: "),
+        (b"openapi: [3.1.0]", "not OpenAPI: "),
+        (b"a: b: c", "not JSON or YAML, line 1"),
+        (b'{"openapi": "3.1.0", }}', "not JSON or YAML, line 1"),
         (b'{"a": 1, "a": 2}', "a key stands twice: 'a'"),
-        (b'{"a": NaN}', "NaN is no JSON number"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "a number is too long"),
-        (b"a: 1\nb: {c: 1, c: 2}", "a key stands twice: 'c', line 2"),
+        (b'{"a": NaN}', "no JSON value: float"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number of too many digits"),
+        (b"a: 1\nb: {c: 1, c: 2}", "a key stands twice: 'c'"),
         (b"a: &x [*x]", "an alias to nothing: 'x'"),
         (b"a: *b", "an alias to nothing: 'b'"),
-        (b"a: &x {b: 1}\nc: {<<: *x}", "a key that is no plain text, line 2"),
-        (b"? [a]\n: 1", "a key that is no plain text, line 1"),
+        (b"a: &x {b: 1}\nc: {<<: *x}", "a merge, or a key that is no text, line 2"),
+        (b"? [a]\n: 1", "a merge, or a key that is no text, line 1"),
         (b"a: !!python/object:os.system x", "a YAML tag on line 1"),
         (b"a: !!binary eA==", "a YAML tag on line 1"),
-        (b'a: "\\UFFFFFFFF"', "not YAML"),
+        (b'a: "\\UFFFFFFFF"', "not JSON or YAML"),
         (BOMB, "more than 500000 values"),
         (b"- " * 200, "nested deeper than 100 levels"),
-        (b'{"a":' * 200, "not"),
+        (b'{"a":' * 200, "nested deeper than 100 levels"),
         (b'{"a":' * 200 + b"1" + b"}" * 200, "nested deeper than 100 levels"),
         (b'{"a":' * 9999 + b"1" + b"}" * 9999, "nested deeper than 100 levels"),
         (b'{"openapi": "3.1.0", "%s": 1}' % (b"x" * 1001), "a key of more than 1000"),
@@ -800,7 +713,7 @@ def test_yaml_without_libyaml(monkeypatch):
     """PyYAML's own parser serves as well where libyaml is not there."""
     monkeypatch.delattr(design_check.yaml, "CSafeLoader", raising=False)
     assert design_check.load(CLEAN) == DOCUMENT
-    assert refusal(b'a: "\\UFFFFFFFF"').startswith("not YAML")
+    assert refusal(b'a: "\\UFFFFFFFF"').startswith("not JSON or YAML")
     assert refusal(b"- " * 200) == "nested deeper than 100 levels"
 
 
@@ -824,7 +737,7 @@ def test_check_takes_what_other_parsers_give():
     assert repr(document) == before
     document["tags"] = ()
     assert design_check.check(document) == []
-    for wrong in ({1, 2}, object(), b"bytes"):
+    for wrong in ({1, 2}, object(), b"bytes", 10**5000, {10**5000: 1}, float("nan")):
         with pytest.raises(design_check.DocumentError, match="no JSON value"):
             design_check.check(document | {"x": wrong})
     with pytest.raises(design_check.DocumentError, match="a key stands twice"):
@@ -854,7 +767,7 @@ def test_references_that_multiply_the_work(monkeypatch):
         "paths": {f"/a{n}": {"get": dict(use)} for n in range(200)},
     }
     monkeypatch.setattr(design_check, "_STEPS", 400_000)
-    with pytest.raises(design_check.DocumentError, match="too much work"):
+    with pytest.raises(design_check.DocumentError, match="too entangled"):
         design_check.check(document, select=["rest/error-as-success"])
 
 
@@ -882,16 +795,26 @@ def test_a_document_of_defects_gives_so_many_errors_of_validity():
 
 
 def test_messages_are_short():
-    """A finding does not repeat the document."""
-    edits = {"/info/title": {"x": "y" * 5000}}
-    (finding,) = design_check.check(changed(edits))
-    assert finding.pointer == "/info/title"
+    """A finding does not repeat the document, which aliases may have made huge."""
+    long = "y" * 5000
+    for title, said in [([long], "the array"), ({"x": long}, "the object")]:
+        (finding,) = design_check.check(changed({"/info/title": title}))
+        assert finding.message == f"OpenAPI 3.1: {said} is not of type 'string'."
+    (finding,) = design_check.check(changed({"/info": long}))
     assert len(finding.message) < 250
+
+
+def test_twins_in_a_list_are_not_looked_for():
+    """It would take the square of a list's length, which OpenAPI 3.0 asks for."""
+    document = {"openapi": "3.0.3", "info": DOCUMENT["info"], "paths": {}}
+    document["tags"] = [{"name": "a"}, {"name": "a"}]
+    assert found(document) == []
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5)
-    | st.floats(allow_nan=False) | st.sampled_from(["#/paths", "#/components/x"]),
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["#/paths", "#/components/x"]),
     lambda inner: st.lists(inner, max_size=4)
     | st.dictionaries(
         st.sampled_from(["$ref", "properties", "allOf", "type", "in", "name", "content",
@@ -957,8 +880,7 @@ def test_yaml_is_read_as_it_was_written(value):
     try:
         read = design_check.load(text.encode())
     except design_check.DocumentError:
-        assert "NaN" in text or "!!" in text or "? " in text or "<<" in text
+        assert "!!" in text or "? " in text or "<<" in text
         return
-    wanted = json.loads(json.dumps(document))
     if not re.search(r"\d[eE_:]\d|0[xob]|\.inf|\d_|\b0\d", text):
-        assert read == wanted
+        assert read == json.loads(json.dumps(document))

@@ -461,6 +461,9 @@ def test_canonical_bodies():
 
     assert [got.status for got in asyncio.run(main())] == [201, 201, 422]
     assert shop.effects == 1
+    other = (b'[{"\\u0000": "1.5"}]', b'[[NaN, "1.5"]]', b'[["NaN", "1.5"]]', b"[1.5]")
+    form = "application/json"
+    assert len({idempotency.canonical_json(form, body) for body in other}) == 4
 
 
 JSON = st.recursive(
@@ -921,6 +924,69 @@ def test_a_stream_is_not_held_back():
 
     asyncio.run(main())
     assert seen == [2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["told", "refused", "cancelled"])
+def test_an_endless_stream_ends_with_its_client(how):
+    """An event stream might never end, so its app is told that nobody listens."""
+
+    async def app(scope, receive, send):
+        await receive()
+        kind = (b"content-type", b"text/event-stream")
+        start = {"type": "http.response.start", "status": 200, "headers": iter([kind])}
+        await send(start)
+        gone = asyncio.create_task(receive())
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await asyncio.sleep(0)
+        ended.append(gone.result()["type"])
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) > 3:
+            begun.set()
+        if how == "refused" and len(sent) > 3:
+            raise OSError("gone")
+
+    async def main():
+        events = [{"type": "http.request", "body": b"{}"}]
+
+        async def receive():
+            if not events:
+                await (begun if how == "told" else asyncio.Event()).wait()
+                return {"type": "http.disconnect"}
+            return events.pop()
+
+        it = guard(app)
+        task = asyncio.create_task(it(a_scope(), receive, send))
+        await begun.wait()
+        if how == "cancelled":
+            task.cancel()
+        await asyncio.wait([task])
+        await asyncio.gather(*it._flights)
+
+    sent, ended, begun = [], [], asyncio.Event()
+    asyncio.run(asyncio.wait_for(main(), 5))
+    assert ended == ["http.disconnect"]
+    assert sent[0]["headers"] == [(b"content-type", b"text/event-stream")]
+
+
+def test_a_large_answer_whose_client_goes():
+    """A server that refuses to send does not keep the app from its end."""
+    shop = Shop(chunks=[b"xxxx"] * 5)
+    shop.behind = lambda: asyncio.sleep(0, ended.append(True))
+
+    async def send(message):
+        raise OSError("gone")
+
+    async def main():
+        events = [{"type": "http.request", "body": b"{}"}]
+        receive = lambda: asyncio.sleep(0, events.pop())  # noqa: E731
+        await guard(shop, max_response=10)(a_scope(), receive, send)
+
+    ended = []
+    asyncio.run(main())
+    assert ended == [True]
 
 
 def test_a_stream_whose_client_goes():
@@ -1460,6 +1526,22 @@ def test_memory_has_room_for_so_many():
     clock.now += 30
     for key in ("c", "d"):
         assert isinstance(store.begin(key, "f", 10, 20), idempotency.Began)
+
+
+def test_memory_forgets_what_lies_behind():
+    """What has expired makes room, though a key of a longer time was there first."""
+    now = Now()
+    store = idempotency.MemoryStore(max_keys=3, max_bytes=4, clock=now)
+    store.begin("long", "f", 60, 10**6)
+    for key in ("a", "b"):
+        fence = store.begin(key, "f", 1, 1).fence
+        store.complete(key, fence, idempotency.Answer(200, (), b"xx"), 1)
+    with pytest.raises(idempotency.StoreFullError):
+        store.begin("c", "f", 1, 1)
+    now.now += 10
+    fence = store.begin("c", "f", 60, 60).fence
+    store.complete("c", fence, idempotency.Answer(200, (), b"xxxx"), 60)
+    assert store.begin("c", "f", 60, 60).answer.body == b"xxxx"
 
 
 def test_memory_has_room_for_so_many_bytes():

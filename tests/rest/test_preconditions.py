@@ -344,6 +344,7 @@ def test_methods() -> None:
 
 Sent = list[dict[str, Any]]
 FIRST = preconditions.Validators(ETag("1"), AT)
+BODY = "http.response.body"
 
 
 def call(
@@ -477,6 +478,8 @@ def test_what_is_required() -> None:
     assert call(guarded(), "POST")[0]["status"] == 200
     assert call(guarded(require=()), "PUT")[0]["status"] == 200
     assert call(guarded(require=["POST"]), "POST")[0]["status"] == 428
+    with pytest.raises(ValueError, match="collection"):
+        guarded(require="PUT")
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PATCH", "POST"])
@@ -502,6 +505,25 @@ def test_what_passes_untouched() -> None:
     call(app, type="websocket")
     assert len(app.seen) == 3
     assert "state" not in app.seen[0]
+
+
+def test_an_answer_without_fields() -> None:
+    """An app may leave out the headers, and may not send a file behind a 304."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        by_path = "http.response.pathsend" in scope["extensions"]
+        await send({"type": "http.response.pathsend" if by_path else BODY, "path": ""})
+
+    async def current(scope: Any) -> Any:
+        return FIRST
+
+    offered = {"http.response.pathsend": {}, "tls": {}}
+    guard = preconditions.PreconditionsMiddleware(app, current)
+    for tag, kind in (('"1"', BODY), ('"0"', "http.response.pathsend")):
+        sent = call(guard, headers={"If-None-Match": tag}, extensions=offered)
+        assert sent[-1]["type"] == kind
+        assert dict(sent[0]["headers"])[b"etag"] == b'"1"'
 
 
 def test_weak_bytes_in_headers() -> None:
@@ -655,17 +677,57 @@ def test_own_codec_and_method() -> None:
 
     def serve(request: httpx.Request) -> httpx.Response:
         seen.append((request.method, request.content))
+        fields.update(request.headers)
         return httpx.Response(200, text="a", headers={"etag": '"1"'})
 
     seen: list[Any] = []
+    fields: dict[str, str] = {}
     both(
         serve,
         lambda text: text + "b",
         method="PATCH",
         load=lambda response: response.text,
-        dump=lambda text: {"content": text, "headers": {"if-match": '"1"', "x": "y"}},
+        dump=lambda text: {"content": text, "headers": {"If-Match": '"0"', "X": "y"}},
+        headers={"z": "1"},
     )
     assert seen == [("GET", b""), ("PATCH", b"ab")]
+    assert fields["if-match"] == '"1"'  # whatever else is sent, it is no blind write
+    assert (fields["x"], fields["z"]) == ("y", "1")
+
+
+@pytest.mark.parametrize("octets", ["\xe9".encode(), b"\xe9", "\u65e5".encode()])
+def test_a_tag_of_other_octets(octets: bytes) -> None:
+    """A tag beyond ASCII goes back as the octets that came, in whatever charset."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        raw.append(dict(request.headers.raw))
+        tag = b'"' + octets + b'"'
+        return httpx.Response(200, json=1, headers=[(b"ETag", tag)])
+
+    raw: list[Any] = []
+    assert both(serve, lambda value: 2).status_code == 200
+    assert raw[1][b"if-match"] == b'"' + octets + b'"'
+
+
+@pytest.mark.parametrize(
+    ("status", "method"), [(302, None), (303, "GET"), (307, "PUT"), (308, "PUT")]
+)
+def test_a_redirect_that_makes_a_read_of_the_write(status: int, method: Any) -> None:
+    """A write that became a GET was not made, and no 200 hides it; 303 says it was."""
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT" and request.url == URL:
+            return httpx.Response(status, headers={"location": "/new"})
+        return httpx.Response(200, json=1, headers={"etag": '"1"'})
+
+    transport = httpx.MockTransport(serve)
+    with httpx.Client(transport=transport, follow_redirects=True) as client:
+        if method:
+            answer = preconditions.update_with_etag(client, URL, lambda value: 2)
+            assert answer.request.method == method
+        else:
+            with pytest.raises(httpx.HTTPStatusError, match="302"):
+                preconditions.update_with_etag(client, URL, lambda value: 2)
 
 
 def test_async_change() -> None:
