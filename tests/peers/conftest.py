@@ -7,6 +7,7 @@ import importlib
 import itertools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the files beside this one
 
+from authorization_server import AuthorizationServer
 from over import over
 
 from patterns.pagination import paginator
@@ -100,3 +102,11 @@ class Walker:
 def walker(request: pytest.FixtureRequest) -> Walker:
     """Return each of the four walkers in turn."""
     return Walker(*request.param)
+
+
+@pytest.fixture(scope="session")
+def authorization_server(
+    launch: Callable[..., str], node: str, npm_package: Callable[..., Path]
+) -> AuthorizationServer:
+    """Return a certified authorization server, started once a session."""
+    return AuthorizationServer(launch, node, npm_package)

@@ -1,0 +1,1 @@
+"""Authentication: judge tokens, obtain them, and keep credentials at home."""
