@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from patterns._kit.copier import Change, Kit, Report
+    from patterns.rest.design_check import Rule
 
 __all__ = ["main"]
 
@@ -181,6 +182,15 @@ def _update_arguments(verb: argparse.ArgumentParser) -> None:
     _file_arguments(verb)
 
 
+def _rest_check_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", nargs="?", metavar="FILE", help="JSON or YAML")
+    verb.add_argument("--rules", action="store_true", help="list the rules instead")
+    for option, text in (("select", "look with this rule"), ("ignore", "leave it out")):
+        verb.add_argument(
+            f"--{option}", action="append", metavar="RULE", help=f"{text}; repeatable"
+        )
+
+
 def _file_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("paths", nargs="+", metavar="FILE", type=_path)
 
@@ -194,6 +204,7 @@ _VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "diff": ("compare copies with the installed version", _diff_arguments),
     "update": ("bring copies up to date, keeping your edits", _update_arguments),
     "adopt": ("recognise copies made by hand", _update_arguments),
+    "rest-check": ("check an API's design in its OpenAPI file", _rest_check_arguments),
 }
 
 
@@ -216,7 +227,7 @@ class _Command:
         command: str | None = self.args.command
         if command is None:
             self.args.usage_error("a COMMAND is required; `patterns --help` lists them")
-        status: int = getattr(self, f"do_{command}")()
+        status: int = getattr(self, f"do_{str(command).replace('-', '_')}")()
         return status
 
     def say(self, *lines: str) -> None:
@@ -426,6 +437,57 @@ class _Command:
             line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
             for line in lines
         )
+
+    # rest-check
+
+    def do_rest_check(self) -> int:
+        args = self.args
+        if bool(args.rules) == bool(args.file):
+            args.usage_error("name one FILE, or ask for --rules")
+        try:
+            from patterns.rest import design_check
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "patterns":
+                raise
+            how = (
+                "uvx --from 'api-integration-patterns[rest-check]' patterns rest-check"
+            )
+            self.warn(f"{error.name} is not installed: {how} {args.file or '--rules'}")
+            return 2
+        if args.rules:
+            return self._rest_rules(design_check.RULES)
+        try:
+            document = design_check.load(args.file)
+            found = design_check.check(
+                document, select=args.select, ignore=args.ignore or ()
+            )
+        except OSError as error:
+            self.warn(f"{args.file}: {error.strerror or 'cannot be read'}")
+            return 2
+        except ValueError as error:  # no document, or no such rule
+            self.warn(f"{args.file}: {error}")
+            return 2
+        for finding in found:
+            where = f"{args.file}:{finding.pointer}"
+            said = f"{where}: {finding.severity} {finding.rule} {finding.message}"
+            self.say("".join(c if c.isprintable() else ascii(c)[1:-1] for c in said))
+        rows = [
+            {name: getattr(finding, name) for name in finding.__slots__}
+            for finding in found
+        ]
+        self.result(findings=rows)
+        return int(any(finding.severity != "info" for finding in found))
+
+    def _rest_rules(self, rules: Iterable[Rule]) -> int:
+        rows = [
+            {name: getattr(rule, name) for name in rule.__slots__ if name != "look"}
+            for rule in rules
+        ]
+        for rule in rules:
+            self.say(f"{rule.id} ({rule.severity}): {rule.sentence}")
+            self.say(f"    {'; '.join(rule.sources)}")
+        self.result(rules=rows)
+        return 0
 
     def _files(self, paths: Iterable[Path]) -> list[Path]:
         """Return the files named, and for a folder the copies found in it."""

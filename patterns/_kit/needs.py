@@ -16,6 +16,8 @@ from patterns._kit.header import DISTRIBUTION, Fit
 
 __all__ = ["imported", "needs", "other_owners"]
 
+_PACKAGES = {"yaml": "pyyaml"}  # by the name that is imported, where it is another
+
 
 def needs(plan: Iterable[Change]) -> tuple[list[str], list[str]]:
     """Return what the planned files need: the copies' packages, and their tests'.
@@ -41,8 +43,8 @@ def needs(plan: Iterable[Change]) -> tuple[list[str], list[str]]:
 def imported(text: str) -> set[str]:
     """Return the packages that `text` imports beyond the standard library.
 
-    >>> sorted(imported("import json, httpx\\nfrom respx.router import Router"))
-    ['httpx', 'respx']
+    >>> sorted(imported("import json, yaml\\nfrom respx.router import Router"))
+    ['pyyaml', 'respx']
     """
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -50,7 +52,8 @@ def imported(text: str) -> set[str]:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
-    return names - sys.stdlib_module_names - {"__future__"}
+    names -= sys.stdlib_module_names | {"__future__"}
+    return {_PACKAGES.get(name, name) for name in names}
 
 
 def other_owners() -> list[str]:

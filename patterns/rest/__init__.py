@@ -1,0 +1,1 @@
+"""REST API Design Principles: write safely, repeat safely, reuse what is fresh."""
