@@ -426,6 +426,13 @@ def _token(
     )
 
 
+def _names(scope: str | None) -> str | None:
+    """Return a scope, which is one text: a list would be sent as several (§3.1)."""
+    if not isinstance(scope, str | None):
+        raise ValueError("scope: names in one text, with spaces between them")
+    return scope
+
+
 class _Registration:
     """A client as an authorization server knows it: what all of its requests share."""
 
@@ -793,7 +800,7 @@ class _TokenAuth(httpx.Auth):
         if not 0 <= leeway < math.inf:
             raise ValueError("leeway: seconds, not negative and finite")
         self._registration, self._clock = registration, registration.clock
-        self._url, self._scope = _endpoint(token_url, "token_url"), scope
+        self._url, self._scope = _endpoint(token_url, "token_url"), _names(scope)
         self._leeway, self._on_token = leeway, on_token
         self._store: TokenStore = MemoryTokenStore() if store is None else store
         self._saving = threading.RLock()  # the store and the state change together
@@ -1332,7 +1339,7 @@ class AuthorizationCode:
         self._url = _endpoint(authorization_url, "authorization_url")
         self._token_url = _endpoint(token_url, "token_url")
         self._par_url = None if par_url is None else _endpoint(par_url, "par_url")
-        self._redirect_uri, self._scope = redirect_uri, scope
+        self._redirect_uri, self._scope = redirect_uri, _names(scope)
         self._issuer, self._require_iss = issuer, require_iss
 
     @classmethod
@@ -1666,7 +1673,8 @@ class DeviceFlow:
         known = client_id, client_secret, client_auth, extra, client, clock, token_types
         self._registration = _Registration(*known)
         self._url = _endpoint(device_authorization_url, "device_authorization_url")
-        self._token_url, self._scope = _endpoint(token_url, "token_url"), scope
+        self._token_url = _endpoint(token_url, "token_url")
+        self._scope = _names(scope)
 
     def start(self) -> DeviceAuthorization:
         """Ask for a code that the user is to enter.

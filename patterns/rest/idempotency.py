@@ -873,6 +873,8 @@ class IdempotencyMiddleware:
             raise ValueError("lease and ttl are more than 0 seconds, and finite")
         if isinstance(methods, str):
             raise ValueError("methods is a collection of names")
+        if not callable(principal):
+            raise TypeError("principal: a callable, which names who asks")
         self.app, self.store, self.principal = app, store, principal
         self.ttl, self.lease, self.is_final = ttl, lease, is_final
         self.max_body, self.max_response, self.max_key = max_body, max_response, max_key

@@ -574,8 +574,10 @@ def update_with_etag(
         UpdateError: others were faster, there is no strong tag, or it is not known.
         httpx.HTTPStatusError: any other status than 2xx, 428 included, and a redirect
             that made a GET of the write, unless by 303, which says that it was done.
-        TypeError: `change` returned None.
+        TypeError: `change` returned None, or the client is an async one.
     """
+    if isinstance(client, httpx.AsyncClient):
+        raise TypeError("an httpx.AsyncClient: aupdate_with_etag is for it")
     options.setdefault("sleep", time.sleep)
     steps = _update(client, url, change, **options)
     try:

@@ -151,10 +151,10 @@ CONTESTED = {
 }
 
 
-def wycheproof(name):
+def wycheproof(data):
     """Return of each vector its number, and whether it is right here and there."""
     outcomes = {}
-    for group in vectors(f"wycheproof_{name}.json")["testGroups"]:
+    for group in data["testGroups"]:
         found = group.get("public") or group["private"]
         keys = found.get("keys", [found])
         for test in group["tests"]:
@@ -172,7 +172,7 @@ def wycheproof(name):
 
 def test_wycheproof_signatures():
     """Every vector that is not contested comes out as it should."""
-    outcomes = wycheproof("signature")
+    outcomes = wycheproof(vectors("wycheproof_signature.json"))
     wrong = {number for number, (ours, theirs) in outcomes.items() if ours != theirs}
     assert wrong == outcomes.keys() & CONTESTED.keys()
     assert len(outcomes) in (201, 401)  # the half that lies here, or all of them
@@ -181,14 +181,14 @@ def test_wycheproof_signatures():
 
 def test_wycheproof_keys():
     """Every set with a weak, ambiguous or unfit key is refused."""
-    outcomes = wycheproof("key")
+    outcomes = wycheproof(vectors("wycheproof_key.json"))
     assert all(ours == theirs for ours, theirs in outcomes.values())
     assert len(outcomes) in (13, 26)
 
 
 def test_wycheproof_crypto():
     """Every vector that is a compact JWS comes out as it should, and so do others."""
-    outcomes = wycheproof("crypto")
+    outcomes = wycheproof(vectors("wycheproof_crypto.json"))
     assert all(ours == theirs for ours, theirs in outcomes.values())
     assert len(outcomes) in (25, 49)
 

@@ -1076,6 +1076,7 @@ def test_endpoint_on_this_machine(host):
         {"leeway": float("nan")},
         {"origins": ["/relative"]},
         {"token_types": ["mac"]},
+        {"scope": ["read", "write"]},
     ],
 )
 def test_arguments(options):

@@ -431,6 +431,8 @@ def test_nobody_is_no_principal():
     shop = Shop()
     with pytest.raises(TypeError, match="principal"):
         asyncio.run(ask(guard(shop, principal=lambda scope: None)))
+    with pytest.raises(TypeError, match="principal"):
+        guard(shop, principal="ann")
     assert shop.effects == 0
 
 

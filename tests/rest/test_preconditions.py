@@ -672,6 +672,13 @@ def test_a_change_that_returns_nothing() -> None:
     assert len(shop.requests) == 1
 
 
+def test_an_async_client() -> None:
+    """The blocking update says at once that a client is not for it."""
+    client = httpx.AsyncClient()
+    with pytest.raises(TypeError, match="aupdate_with_etag"):
+        preconditions.update_with_etag(client, URL, list)  # type: ignore[arg-type]
+
+
 def test_own_codec_and_method() -> None:
     """What is read and written need not be JSON, nor by PUT."""
 

@@ -95,12 +95,12 @@ def served(real: Build) -> Iterator[str]:
         thread.join()
 
 
-def note(state: bool) -> str:
-    """Return the address of the first pattern note with modules, or without."""
-    for path in sorted(ROOT.glob("docs/notes/*.md")):
-        if bool(frontmatter.load(str(path)).get("modules")) is state:
+def note(state: str) -> str:
+    """Return the address of the first note in a state; a question may be one too."""
+    for path in sorted(ROOT.glob("docs/[nq]*/*.md")):
+        if frontmatter.load(str(path)).get("state") == state:
             return address(path.relative_to(ROOT / "docs").as_posix())
-    pytest.fail(f"no note whose having modules is {state}")
+    pytest.fail(f"no note is {state}")
 
 
 def address(source: str) -> str:
@@ -114,8 +114,8 @@ def pages() -> dict[str, str]:
     books = sorted(path.name for path in ROOT.glob("notebooks/*.ipynb"))
     return {
         "home": "",
-        "note": note(True),
-        "seedling": note(False),
+        "note": note("growing"),
+        "seedling": note("seedling"),
         "notebook": address(f"notebooks/{books[0]}") if books else "",
         "reference": address(f"reference/{pattern.name}.md"),
         "synthesis": address("Synthesis.md"),
