@@ -297,9 +297,7 @@ class _Keys:
     def __init__(self, document: Any, *, remote: bool = False) -> None:
         keys = document.get("keys") if isinstance(document, Mapping) else None
         if not isinstance(keys, list | tuple) or len(keys) > _MOST_KEYS:
-            raise ValueError(
-                f"want a mapping whose `keys` are at most {_MOST_KEYS} keys"
-            )
+            raise ValueError(f"want a mapping with a list `keys`, {_MOST_KEYS} at most")
         jwks = [jwk for jwk in keys if isinstance(jwk, Mapping)]
         kinds = [jwk.get("kty") for jwk in jwks]
         # Who publishes a secret has none, and a set of both kinds invites confusion.

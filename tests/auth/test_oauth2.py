@@ -1082,7 +1082,7 @@ def test_endpoint_on_this_machine(host):
 def test_arguments(options):
     """Arguments that make no sense are refused at once."""
     options = {"token_url": TOKEN_URL, "client_id": "a", **options}
-    with pytest.raises(ValueError, match=r"client|leeway|origins|token_types"):
+    with pytest.raises(ValueError, match=r"client|leeway|origins|scope|token_types"):
         oauth2.ClientCredentials(**options)
 
 

@@ -63,7 +63,13 @@ KEYS = {alg: made(alg) for alg in [*ALGORITHMS, "EdDSA", "Ed25519"]}
 def claims(**more: Any) -> dict[str, Any]:
     """Return good claims of this moment; theirs take no other."""
     now = int(time.time())
-    good = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "iat": now, "exp": now + 300}
+    good = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": "ann",
+        "iat": now,
+        "exp": now + 86_400,
+    }
     return {**good, **more}
 
 
