@@ -165,7 +165,7 @@ def bench_errors_problem(quick: bool) -> Iterator[Row]:
         ("relative instance", "/account/12345/msgs/abc"),
     ):
         members = {
-            "type": "https://example.com/probs/out-of-credit",
+            "type": "https://example.com/probs/no-credit",
             "title": "You do not have enough credit.",
             "status": 403,
             "detail": "Your current balance is 30, but that costs 50.",
