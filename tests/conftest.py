@@ -44,11 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Use a process more than there are cores: many tests wait for others' answers."""
-    return (os.cpu_count() or 1) + 1
-
-
 def missing(what: str, cure: str, variable: str) -> NoReturn:
     """Skip a test for want of an engine, or fail it where `variable` is set."""
     if os.environ.get(variable, "0") not in ("", "0"):

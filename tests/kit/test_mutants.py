@@ -67,6 +67,7 @@ def run(name, test, old, new, place):
     module.write_text(text.replace(old, new), "utf-8")
     node = f"tests/{folder}/test_{stem}.py::{test}"
     options = ["-x", "-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir=."]
+    options.append("--assert=plain")  # nobody reads why it dies
     return subprocess.run(
         [sys.executable, "-m", "pytest", node, *options],
         cwd=place,

@@ -125,7 +125,7 @@ def admin(url: str) -> Any:
 
 
 @contextlib.contextmanager
-def desk_over(url: str, kind: str) -> Iterator[Desk]:
+def desk_over(url: str, kind: str, timeout: float = 10) -> Iterator[Desk]:
     """Connect as `redis-sync-2` says: by which package, how, and by which protocol."""
     package, how, protocol = kind.split("-")
     name = f"{package}.asyncio" if how == "async" else package
@@ -137,8 +137,8 @@ def desk_over(url: str, kind: str) -> Iterator[Desk]:
         protocol=int(protocol),
         # One client in four reads text: both kinds of reply are to be understood.
         decode_responses=protocol == "2" and how == "sync",
-        socket_timeout=0.5,
-        socket_connect_timeout=0.5,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
         retry=retry.Retry(backoff.NoBackoff(), 0),
     )
     if how == "sync":
@@ -185,7 +185,7 @@ def behind(redis_url: str) -> Iterator[Any]:
 @pytest.fixture(params=["redis-sync-3", "redis-async-3"])
 def own(request: pytest.FixtureRequest, own_valkey: Valkey) -> Iterator[Desk]:
     """Return a blocking and an async desk, at a server that the test may kill."""
-    with desk_over(own_valkey.url, request.param) as desk:
+    with desk_over(own_valkey.url, request.param, 0.5) as desk:
         yield desk
 
 
