@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from patterns._kit.catalogue import catalogue
 from patterns.rest.design_check import RULES
 
 Run = Callable[..., Any]
@@ -152,3 +154,12 @@ def test_without_the_parser(tmp_path: Path) -> None:
         "jsonschema is not installed: uvx --from"
         " 'api-integration-patterns[rest-check]' patterns rest-check a.yaml"
     ]
+
+
+def test_the_extra_installs_what_the_check_needs() -> None:
+    """The extra of the package and the block of the pattern name the same packages."""
+    root = Path(__file__).resolve().parents[2]
+    settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    extra = settings["project"]["optional-dependencies"]["rest-check"]
+    (pattern,) = (p for p in catalogue() if p.name == "rest/design_check")
+    assert sorted(extra) == sorted(pattern.requires)

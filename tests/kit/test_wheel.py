@@ -3,8 +3,8 @@
 Two environments are made once and shared: one has httpx, the other httpx2 and no
 httpx. Neither has the clone on its path, and every run is isolated (`python -I`) and
 stands in another folder. In both, each pattern is copied alone into three kinds of
-project and must import, pass its doctests and pass its copied tests there; so the
-suite of every pattern runs under both packages.
+project and must import and pass its doctests there; and with its tests into one kind
+for each package, so the suite of every pattern runs under both.
 """
 
 from __future__ import annotations
