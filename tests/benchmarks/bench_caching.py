@@ -12,8 +12,7 @@ from typing import Any
 
 import hishel
 import httpx
-from bench_outbox import fixtures
-from harness import Row, interleave
+from harness import Row, fixtures, interleave
 from hishel.httpx import AsyncCacheTransport, CacheTransport
 
 from patterns.rest.caching import PrivateCacheTransport

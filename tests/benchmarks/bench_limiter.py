@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from harness import Row, interleave
+from harness import Row, fixtures, interleave
 
 from patterns.rate_limit.limiter import Limiter, RedisStore
 
@@ -173,25 +170,16 @@ def bench_limiter_turns(quick: bool) -> Iterator[Row]:
     yield waits.bound("aiolimiter, all wait", name, bound)
 
 
-def start_valkey() -> Any:
-    """Return a Valkey to be entered: the one of the tests' own fixtures."""
-    path = Path(__file__).resolve().parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("kit_engines", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["kit_engines"] = module
-    spec.loader.exec_module(module)
-    return module.start_valkey()
-
-
 def bench_limiter_server(quick: bool) -> Iterator[Row]:
     """Compare a decision at a server with a PING, and with what others ask it."""
     import redis
     from throttled.store import RedisStore as Theirs
 
     rounds, repeat = (1, 2) if quick else (15, 300)
-    with start_valkey() as server, redis.Redis.from_url(server.url) as client:
+    with (
+        fixtures().start_valkey() as server,
+        redis.Redis.from_url(server.url) as client,
+    ):
         ours = Limiter(MANY, 1, store=RedisStore(client))
         cases: dict[str, Callable[[], Any]] = {
             "PING": client.ping,

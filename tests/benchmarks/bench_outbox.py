@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import json
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from typing import Any
 
 import httpx
 import psycopg
-from harness import Row, interleave
+from harness import Row, fixtures, interleave
 
 from patterns.webhooks.delivery import Dispatcher
 from patterns.webhooks.outbox import Outbox
@@ -26,18 +24,6 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DATA = {"id": 7, "state": "paid", "note": "x" * 950}  # a body of about 1 KiB
 BODY = json.dumps(DATA).encode()
 TABLE = "CREATE TABLE invoice (id INTEGER, body TEXT)"
-
-
-def fixtures() -> Any:
-    """Return the module of the tests' fixtures, which start servers on the loopback."""
-    path = Path(__file__).resolve().parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("kit_conftest", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def sign(secrets: Any, body: bytes, id: str, timestamp: int) -> dict[str, str]:

@@ -9,10 +9,13 @@ What only computes is measured in processor time, what waits in time on the wall
 from __future__ import annotations
 
 import gc
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -98,3 +101,15 @@ def interleave(
                 times[name].append(seconds)
         order.reverse()  # whoever comes first gains nothing by it
     return times
+
+
+def fixtures() -> Any:
+    """Return the module of the tests' fixtures, which start servers on the loopback."""
+    path = Path(__file__).resolve().parents[1] / "conftest.py"
+    spec = importlib.util.spec_from_file_location("kit_conftest", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
